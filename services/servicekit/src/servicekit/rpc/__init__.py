@@ -1,0 +1,9 @@
+"""gRPC, both sides: `serve` a service, and reach another through a `Channel`."""
+
+from servicekit.rpc.client import Channel
+from servicekit.rpc.interceptor import Authenticate
+from servicekit.rpc.server import AddressTaken, Readiness, Service, serve
+from servicekit.rpc.tls import TlsFiles
+from servicekit.rpc.wire import PeerFailed
+
+__all__ = ["AddressTaken", "Authenticate", "Channel", "PeerFailed", "Readiness", "Service", "TlsFiles", "serve"]

@@ -1,0 +1,161 @@
+"""Runs a service: its gRPC server with health and reflection, its metrics page, its background work, and its end."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import prometheus_client
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # not in the stubs
+from grpc_reflection.v1alpha import reflection
+
+from servicekit.identity import Identity, Verifier
+from servicekit.rpc.interceptor import Authenticate, CallInterceptor
+from servicekit.rpc.tls import TlsFiles
+from servicekit.settings import ServiceSettings
+
+LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
+READINESS_PERIOD_S = 1.0
+READINESS_TIMEOUT_S = 5.0
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # a second server on the port has to fail, not to share it
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+Background = Callable[[], Awaitable[None]]
+Readiness = Callable[[], Awaitable[str | None]]
+"""Says why the service cannot do its work, or None when it can; asked every second."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One gRPC service: its full proto name, how it is added to a server, and the scope each method needs.
+
+    The empty scope lets any authenticated caller in. Every method has to be listed.
+    """
+
+    name: str
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: object
+    scopes: Mapping[str, str]
+
+    def paths(self) -> dict[str, str]:
+        """Return the scope by gRPC path."""
+        return {f"/{self.name}/{method}": scope for method, scope in self.scopes.items()}
+
+
+class AddressTaken(RuntimeError):
+    """The address a server should listen on is not free."""
+
+
+def listen(
+    services: Sequence[Service], authenticate: Authenticate, address: str, tls: TlsFiles | None
+) -> tuple[grpc.aio.Server, int]:
+    """Return a server that is not started yet and its port; raise AddressTaken."""
+    scopes = {path: scope for service in services for path, scope in service.paths().items()}
+    server = grpc.aio.server(interceptors=[CallInterceptor(scopes, authenticate)], options=SERVER_OPTIONS)
+    for service in services:
+        service.add(service.servicer, server)
+    names = [service.name for service in services]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    try:
+        if tls is None:
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, tls.server_credentials())
+    except RuntimeError as error:
+        raise AddressTaken(f"cannot listen on {address}: it is taken or not ours") from error
+
+
+async def serve(
+    settings: ServiceSettings,
+    services: Sequence[Service],
+    *,
+    readiness: Readiness | None = None,
+    background: Sequence[Background] = (),
+    authenticate: Authenticate | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let running calls end within `drain_s`.
+
+    Health says SERVING while `readiness` returns None. `authenticate` replaces the check of internal tokens; only the
+    gateway, which knows API keys, has another one. A background task that fails ends the service.
+    """
+    server, _ = listen(services, authenticate or _internal_tokens(settings), settings.address, settings.tls)
+    checker = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    metrics, thread = _serve_metrics(settings.metrics_address)
+    await server.start()
+    log.info("listening on %s, metrics on %s", settings.address, settings.metrics_address)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(_run(work)) for work in background]
+            running.append(tasks.create_task(_watch(readiness, checker, [service.name for service in services])))
+            await _stop_signal()
+            log.info("stopping: running calls have %.0f s", settings.drain_s)
+            await checker.enter_graceful_shutdown()
+            await server.stop(settings.drain_s)
+            for task in running:
+                task.cancel()
+    finally:
+        await server.stop(0)
+        metrics.shutdown()
+        metrics.server_close()
+        thread.join()
+
+
+def _serve_metrics(address: str) -> tuple[Any, Any]:
+    host, _, port = address.rpartition(":")
+    try:
+        return prometheus_client.start_http_server(int(port), host)
+    except OSError as error:
+        raise AddressTaken(f"cannot serve metrics on {address}: {error.strerror}") from error
+
+
+async def _run(work: Background) -> None:
+    await work()
+
+
+def _internal_tokens(settings: ServiceSettings) -> Authenticate:
+    verifier = Verifier(settings.identity_public_key_file.read_bytes())
+
+    async def authenticate(credential: str) -> Identity:
+        return verifier.verify(credential)
+
+    return authenticate
+
+
+async def _watch(readiness: Readiness | None, checker: Any, names: Sequence[str]) -> None:
+    last: str | None = "starting"
+    while True:
+        reason = await _reason(readiness)
+        if reason != last:
+            log.info("ready" if reason is None else "not ready: %s", *([] if reason is None else [reason]))
+            last = reason
+        state = health_pb2.HealthCheckResponse
+        for name in ("", *names):
+            await checker.set(name, state.SERVING if reason is None else state.NOT_SERVING)
+        await asyncio.sleep(READINESS_PERIOD_S if reason is None else READINESS_PERIOD_S / 5)
+
+
+async def _reason(readiness: Readiness | None) -> str | None:
+    if readiness is None:
+        return None
+    try:
+        async with asyncio.timeout(READINESS_TIMEOUT_S):
+            return await readiness()
+    except Exception as error:  # noqa: BLE001  whatever goes wrong in the check, the service is not ready
+        return f"the check failed: {type(error).__name__}: {error}"
+
+
+async def _stop_signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()

@@ -1,0 +1,62 @@
+"""Errors on the wire: google.rpc.Status with ErrorInfo and RetryInfo, both ways."""
+
+from typing import Any, Final
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from servicekit import status
+from servicekit.errors import PenstockError
+
+DOMAIN: Final = "penstock"
+DETAILS_KEY: Final = "grpc-status-details-bin"
+LONGEST_MESSAGE: Final = 1000
+
+
+class PeerFailed(Exception):
+    """Another service failed by a bug of its own; it has logged it under the id in the message."""
+
+
+def to_wire(error: PenstockError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Return status code, message and trailing metadata for an error."""
+    code = status.GRPC[status.kind_of(error)]
+    message = error.message[:LONGEST_MESSAGE]
+    details = Status(code=code.value[0], message=message)
+    reason = ErrorInfo(reason=error.reason, domain=DOMAIN)
+    if error.field:
+        reason.metadata["field"] = error.field[:LONGEST_MESSAGE]
+    details.details.add().Pack(reason)
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromNanoseconds(round(error.retry_after_s * 1e9))
+        details.details.add().Pack(RetryInfo(retry_delay=delay))
+    return code, message, ((DETAILS_KEY, details.SerializeToString()),)
+
+
+def from_wire(failure: grpc.aio.AioRpcError) -> Exception:
+    """Return the error a failed call stands for: one of the eight kinds, or PeerFailed for a bug on the other side."""
+    kind = status.of_code(failure.code())
+    message = failure.details() or failure.code().name
+    if kind is None:
+        return PeerFailed(message)
+    reason, field, retry_after_s = _details(failure.trailing_metadata())
+    return kind(message, reason=reason, field=field, retry_after_s=retry_after_s)
+
+
+def _details(metadata: Any) -> tuple[str, str, float | None]:
+    raw = next((value for key, value in metadata or () if key == DETAILS_KEY), None)
+    reason, field, retry_after_s = "", "", None
+    if not isinstance(raw, bytes):
+        return reason, field, retry_after_s
+    for detail in Status.FromString(raw).details:
+        if detail.Is(ErrorInfo.DESCRIPTOR):
+            found = ErrorInfo()
+            detail.Unpack(found)
+            reason, field = found.reason, found.metadata.get("field", "")
+        elif detail.Is(RetryInfo.DESCRIPTOR):
+            retry = RetryInfo()
+            detail.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    return reason, field, retry_after_s
