@@ -1,0 +1,107 @@
+# Everything there is to do with a checkout. `make demo` and `make test` need nothing installed but git, make and Python 3.11.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+export UV_SYSTEM_CERTS := 1
+export UV_PROJECT_ENVIRONMENT := .venv
+export PYTHONDONTWRITEBYTECODE :=
+
+PYTHON ?= python3.11
+STATE := .penstock
+UV := $(STATE)/tools/uv/bin/uv
+RUN := .venv/bin
+BUF := $(STATE)/tools/buf/node_modules/.bin/buf
+BUF_VERSION := 1.75.0
+MEMBERS := protos models cli $(wildcard services/*)
+MEMBER_FILES := $(addsuffix /pyproject.toml,$(MEMBERS))
+SERVICES := gateway orchestrator embedding inference vector-search feature-store
+CODE := protos/generate.py services models cli platform-tests
+
+.PHONY: help
+help: ## Print every target
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}'
+
+# --- use it ---
+.PHONY: demo up down clean models setup
+demo: up ## Start everything, take in this project's own docs, ask a question, show the answer and where the time went
+	@$(RUN)/penstock ingest docs README.md docs services models/README.md
+	@$(RUN)/penstock ask docs "What happens when the chosen model cannot be reached?"
+
+up: setup ## Start every service in the background; returns when all are ready
+	@$(RUN)/penstock up
+
+down: ## Stop every service
+	@test ! -x $(RUN)/penstock || $(RUN)/penstock down
+
+clean: down ## Stop, and remove data, logs and keys (environments and models stay)
+	rm -rf $(addprefix $(STATE)/,data logs keys traces bench dev.env supervisord.conf supervisord.pid)
+
+setup: $(STATE)/stamps/venv $(STATE)/stamps/triton models ## Install everything the stack needs
+
+models: $(STATE)/stamps/venv ## Build the Triton model repository for this machine
+	@$(RUN)/python -m model_repository build --target cpu --output $(STATE)/models
+
+# --- check it ---
+.PHONY: check test format lint types imports protos-check
+check: format lint types imports protos-check test ## Everything CI checks
+
+test: setup ## Run every test
+	@$(RUN)/pytest $(PYTEST_ARGS)
+
+format: $(STATE)/stamps/venv ## Check the format of the code
+	@$(RUN)/ruff format --check $(CODE)
+
+lint: $(STATE)/stamps/venv ## Check the code
+	@$(RUN)/ruff check $(CODE)
+
+types: $(STATE)/stamps/venv ## Check types
+	@$(RUN)/mypy
+
+imports: $(STATE)/stamps/venv ## Check who may import whom
+	@$(RUN)/lint-imports
+
+protos-check: $(STATE)/stamps/venv $(BUF) ## Check the protos and that their generated code is up to date
+	@$(BUF) lint protos
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python protos/generate.py --check
+
+# --- measure it ---
+.PHONY: bench eval
+bench: setup ## Measure speed and memory against baselines of the same run; JSON in .penstock/bench
+	@$(RUN)/python platform-tests/bench
+
+eval: setup ## Measure answers on a SQuAD-format file: make eval DATA=path/to/file.json
+	@$(RUN)/python platform-tests/evaluate.py $(DATA)
+
+# --- change it ---
+.PHONY: fix protos locks
+fix: $(STATE)/stamps/venv ## Format the code and mend what can be mended
+	@$(RUN)/ruff check --fix $(CODE) || true
+	@$(RUN)/ruff format $(CODE)
+
+protos: $(STATE)/stamps/venv ## Generate code from the protos
+	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python protos/generate.py
+
+locks: $(UV) ## Resolve dependencies anew and write requirements/*.lock
+	@deploy/local/lock $(UV) $(SERVICES)
+
+# --- what is installed ---
+$(UV): requirements/uv.lock
+	@deploy/local/install-uv $(PYTHON) $(STATE)/tools/uv
+
+$(STATE)/stamps/venv: requirements/dev.lock $(MEMBER_FILES) | $(UV)
+	@mkdir -p $(@D)
+	@test -x $(RUN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
+	@$(UV) pip sync --quiet --python $(RUN)/python --require-hashes requirements/dev.lock
+	@$(UV) pip install --quiet --python $(RUN)/python --no-deps --no-build-isolation $(addprefix --editable ,$(MEMBERS))
+	@touch $@
+
+$(STATE)/stamps/triton: requirements/triton.lock | $(UV)
+	@mkdir -p $(@D)
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(STATE)/env/triton
+	@$(UV) pip sync --quiet --python $(STATE)/env/triton/bin/python --require-hashes requirements/triton.lock
+	@touch $@
+
+$(BUF):
+	@command -v npm >/dev/null || { echo "make protos-check needs npm (Debian: apt-get install npm)" >&2; exit 1; }
+	@mkdir -p $(STATE)/tools/buf && cd $(STATE)/tools/buf && npm install --silent --no-save --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)

@@ -1,0 +1,1 @@
+"""The `penstock` command: run the platform on one machine, and use it."""

@@ -1,0 +1,1 @@
+"""The platform as processes of one machine."""

@@ -1,0 +1,60 @@
+"""The stack that the black-box tests run against, started once for all of them."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bench")]
+
+from stack_process import ROOT, RunningStack, running_stack  # noqa: E402
+
+PORT_OFFSET = 10_000
+UPSTREAM_PORT = 18_999
+UPSTREAM_MODEL = "fast-upstream"
+CATALOGUE = """
+  - name: fast-upstream
+    task: generate
+    description: The benchmarks' upstream
+    openai: {upstream: bench, model: bench}
+    context_tokens: 32768
+    queue: {max_concurrent: 64, max_waiting: 256}
+    timeout_s: 20
+upstreams:
+  bench: {base_url: "http://127.0.0.1:18999/v1"}
+"""
+
+
+def catalogue_with_upstream(folder: Path) -> Path:
+    """Write the local catalogue with the fast upstream's model in it."""
+    file = folder / "catalogue.yaml"
+    file.write_text((ROOT / "deploy/local/catalogue.yaml").read_text().rstrip() + CATALOGUE)
+    return file
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[RunningStack]:
+    """A whole stack on ports of its own, with a fast upstream behind it."""
+    command = [sys.executable, str(ROOT / "platform-tests/bench/upstream.py"), str(UPSTREAM_PORT)]
+    upstream = subprocess.Popen(command)
+    try:
+        with tempfile.TemporaryDirectory(prefix="penstock-tests-") as folder:
+            settings = {"PENSTOCK_CATALOGUE": str(catalogue_with_upstream(Path(folder)))}
+            with running_stack(Path(folder), PORT_OFFSET, settings) as running:
+                yield running
+    finally:
+        upstream.terminate()
+        upstream.wait()
+
+
+@pytest.fixture
+async def rest(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
+    """A session with the gateway under the tenant's key."""
+    headers = {"Authorization": f"Bearer {stack.api_key}"}
+    async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60, trust_env=False) as session:
+        yield session
