@@ -65,7 +65,7 @@ class Asker:
 
 
 async def upstream_rate(session: aiohttp.ClientSession, port: int, questions: Sequence[str]) -> float:
-    """Return the rate at which the same callers get answers from the upstream itself: the ceiling of load and upstream."""
+    """Return the rate at which the same callers get answers from the upstream itself: the ceiling."""
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
     end = time.perf_counter() + MEASURED_S / RUNS
     source = itertools.cycle(questions)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from servicekit.rpc.tls import TlsFiles
+from servicekit.tls import TlsFiles
 
 Address = Annotated[str, StringConstraints(pattern=r"^[^\s:]+:\d{1,5}$")]
 """A host and a port, such as `127.0.0.1:8083`."""

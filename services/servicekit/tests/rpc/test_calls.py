@@ -10,7 +10,6 @@ from penstock.embedding.v1 import embedding_pb2 as pb
 from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.inference.v1 import inference_pb2_grpc as inference_grpc
-
 from servicekit import deadline, errors, identity, status
 from servicekit.rpc import Channel, PeerFailed, Service
 from servicekit.rpc.wire import from_wire
@@ -38,7 +37,9 @@ class Inference(inference_grpc.InferenceServiceServicer):
     def __init__(self) -> None:
         self.cancelled = False
 
-    async def Generate(self, request: inference.GenerateRequest, context: grpc.aio.ServicerContext) -> AsyncIterator[inference.GenerateResponse]:
+    async def Generate(
+        self, request: inference.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[inference.GenerateResponse]:
         try:
             while True:
                 yield inference.GenerateResponse(text="a")
@@ -49,7 +50,9 @@ class Inference(inference_grpc.InferenceServiceServicer):
 
 def service(servicer: object, scope: str = "embeddings") -> Service:
     scopes = {"Embed": scope, "GetEncoder": ""}
-    return Service("penstock.embedding.v1.EmbeddingService", pb_grpc.add_EmbeddingServiceServicer_to_server, servicer, scopes)
+    return Service(
+        "penstock.embedding.v1.EmbeddingService", pb_grpc.add_EmbeddingServiceServicer_to_server, servicer, scopes
+    )
 
 
 @asynccontextmanager
@@ -83,7 +86,10 @@ async def test_a_bug_is_internal_and_tells_nothing_of_itself(caplog: pytest.LogC
 
 async def test_identity_and_deadline_travel() -> None:
     seen: list[tuple[identity.Identity, float | None]] = []
-    async with stub(Embedding(lambda: seen.append((identity.current(), deadline.remaining_s())))) as (channel, embedding):
+    async with stub(Embedding(lambda: seen.append((identity.current(), deadline.remaining_s())))) as (
+        channel,
+        embedding,
+    ):
         with caller(tenant="acme", principal="ada") as sent, deadline.within(5):
             await channel.call(embedding.Embed, pb.EmbedRequest())
     assert seen[0][0] == sent
@@ -150,7 +156,10 @@ async def test_leaving_a_stream_cancels_it_on_the_other_side() -> None:
     servicer = Inference()
     scopes = {"Generate": "models", "ListModels": "", "GetModel": ""}
     served = Service(
-        "penstock.inference.v1.InferenceService", inference_grpc.add_InferenceServiceServicer_to_server, servicer, scopes
+        "penstock.inference.v1.InferenceService",
+        inference_grpc.add_InferenceServiceServicer_to_server,
+        servicer,
+        scopes,
     )
     async with serving(served) as address, Channel(address) as channel:
         generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate

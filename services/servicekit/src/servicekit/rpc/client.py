@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -95,7 +95,7 @@ class Channel:
         raise AssertionError("tenacity re-raises the last failure")
 
     async def stream(
-        self, method: Callable[..., AsyncIterator[Response]], request: Any, *, timeout_s: float | None = None
+        self, method: Callable[..., AsyncIterable[Response]], request: Any, *, timeout_s: float | None = None
     ) -> AsyncIterator[Response]:
         """Make a call that answers with a stream; leaving the iteration cancels it. Errors are those of `call`."""
         call = self._resolve(method)(request, timeout=_allowed_s(timeout_s), metadata=_metadata())

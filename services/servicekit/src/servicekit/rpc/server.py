@@ -80,8 +80,9 @@ async def serve(
     readiness: Readiness | None = None,
     background: Sequence[Background] = (),
     authenticate: Authenticate | None = None,
+    draining: Callable[[], None] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then let running calls end within `drain_s`.
+    """Serve until SIGTERM or SIGINT, then call `draining` and let running calls end within `drain_s`.
 
     Health says SERVING while `readiness` returns None. `authenticate` replaces the check of internal tokens; only the
     gateway, which knows API keys, has another one. A background task that fails ends the service.
@@ -98,6 +99,8 @@ async def serve(
             running.append(tasks.create_task(_watch(readiness, checker, [service.name for service in services])))
             await _stop_signal()
             log.info("stopping: running calls have %.0f s", settings.drain_s)
+            if draining is not None:
+                draining()
             await checker.enter_graceful_shutdown()
             await server.stop(settings.drain_s)
             for task in running:
