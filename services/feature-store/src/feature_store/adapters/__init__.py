@@ -1,0 +1,1 @@
+"""How the feature store reaches SQLite and Feast."""
