@@ -49,7 +49,7 @@ class Inference(inference_grpc.InferenceServiceServicer):
 
 
 def service(servicer: object, scope: str = "embeddings") -> Service:
-    scopes = {"Embed": scope, "GetEncoder": ""}
+    scopes = {"Embed": scope, "GetEncoder": None}
     return Service(
         "penstock.embedding.v1.EmbeddingService", pb_grpc.add_EmbeddingServiceServicer_to_server, servicer, scopes
     )
@@ -116,6 +116,17 @@ async def test_without_a_valid_token_nothing_is_served() -> None:
         with identity.acting_as(forged), pytest.raises(errors.Unauthenticated):
             await channel.call(embedding.Embed, pb.EmbedRequest())
     assert servicer.calls == 0
+
+
+async def test_a_method_without_a_scope_is_open() -> None:
+    class Described(Embedding):
+        async def GetEncoder(
+            self, request: pb.GetEncoderRequest, context: grpc.aio.ServicerContext
+        ) -> pb.GetEncoderResponse:
+            return pb.GetEncoderResponse(encoder={"model": "m"})
+
+    async with stub(Described(lambda: None)) as (channel, embedding):
+        assert (await channel.call(embedding.GetEncoder, pb.GetEncoderRequest())).encoder.model == "m"
 
 
 async def test_a_deadline_that_passed_makes_no_call() -> None:

@@ -37,16 +37,17 @@ class _Method:
     """One method as the interceptor sees it: its name, the scope it needs, and how to know the caller."""
 
     path: str
-    scope: str
+    scope: str | None
     authenticate: Authenticate
 
     async def enter(self, context: Any) -> str | None:
         """Set identity and deadline of the call; return the trace it belongs to."""
         metadata = dict(context.invocation_metadata() or ())
-        scheme, _, credential = str(metadata.get("authorization", "")).partition(" ")
-        caller = await self.authenticate(credential if scheme.lower() == "bearer" else "")
-        caller.require(self.scope)
-        identity.enter(caller)
+        if self.scope is not None:
+            scheme, _, credential = str(metadata.get("authorization", "")).partition(" ")
+            caller = await self.authenticate(credential if scheme.lower() == "bearer" else "")
+            caller.require(self.scope)
+            identity.enter(caller)
         remaining_s = context.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
             raise TimedOut("the deadline had passed before the call began")
@@ -145,8 +146,8 @@ def _wrapped(method: _Method, inner: Handler) -> Handler:
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic at run time
     """One interceptor for everything, so that a call pays for one wrapping; each method is wrapped once."""
 
-    def __init__(self, scopes: Mapping[str, str], authenticate: Authenticate) -> None:
-        """Take the scope of every method by its path, `/package.Service/Method`."""
+    def __init__(self, scopes: Mapping[str, str | None], authenticate: Authenticate) -> None:
+        """Take the scope of every method by its path, `/package.Service/Method`; None opens it to everybody."""
         self._scopes = scopes
         self._authenticate = authenticate
         self._wrapped: dict[str, Handler] = {}

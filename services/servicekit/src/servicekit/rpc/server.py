@@ -38,15 +38,16 @@ log = logging.getLogger(__name__)
 class Service:
     """One gRPC service: its full proto name, how it is added to a server, and the scope each method needs.
 
-    The empty scope lets any authenticated caller in. Every method has to be listed.
+    The empty scope lets any authenticated caller in, None everybody: that is for health and for descriptions that hold
+    no tenant's data. Every method has to be listed.
     """
 
     name: str
     add: Callable[[Any, grpc.aio.Server], None]
     servicer: object
-    scopes: Mapping[str, str]
+    scopes: Mapping[str, str | None]
 
-    def paths(self) -> dict[str, str]:
+    def paths(self) -> dict[str, str | None]:
         """Return the scope by gRPC path."""
         return {f"/{self.name}/{method}": scope for method, scope in self.scopes.items()}
 

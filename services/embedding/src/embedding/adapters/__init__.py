@@ -1,0 +1,1 @@
+"""How embedding reaches others."""

@@ -1,0 +1,172 @@
+"""Reads the catalogue file, checks it as a whole, and says where it is wrong."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from inference.core.catalogue import Model, Provider, QueueLimits, Task
+from inference.core.generation import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling
+from inference.core.prompts import PromptFormat
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+"""What may name a model: no colon, which marks a pipeline at the gateway."""
+
+
+class CatalogueError(ValueError):
+    """The catalogue is wrong; the message has a line per mistake, each with the path of its field."""
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerEntry(_Entry):
+    """A Triton server."""
+
+    address: str = Field(pattern=r"^[^\s/]+:\d{1,5}$", description="host:port of its gRPC")
+
+
+class UpstreamEntry(_Entry):
+    """A host of models with the OpenAI API; the key itself never stands in the catalogue."""
+
+    base_url: str = Field(
+        pattern=r"^https?://[^\s?#]+$", description="up to and with the version, such as https://host/v1"
+    )
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="variable that holds the key"
+    )
+    api_key_file: Path | None = Field(None, description="file that holds the key")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.api_key_env and self.api_key_file:
+            raise PydanticCustomError("one_key", "take api_key_env or api_key_file, not both")
+        return self
+
+
+class TritonTarget(_Entry):
+    """A model of a Triton server; `prompt` is how a text model wants its conversation."""
+
+    server: str
+    model: str = Field(min_length=1)
+    prompt: PromptFormat = PromptFormat.PLAIN
+
+
+class OpenAITarget(_Entry):
+    """A model of an upstream."""
+
+    upstream: str
+    model: str = Field(min_length=1)
+
+
+class QueueEntry(_Entry):
+    """How many requests run at once and how many more may wait."""
+
+    max_concurrent: int = Field(8, ge=1, le=10_000)
+    max_waiting: int = Field(256, ge=0, le=100_000)
+
+
+class SamplingEntry(_Entry):
+    """What is used when a request does not say."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]] = Field([], max_length=MAX_STOPS)
+    seed: int | None = None
+
+
+class ModelEntry(_Entry):
+    """A model under the name callers use."""
+
+    name: Name
+    task: Task
+    triton: TritonTarget | None = None
+    openai: OpenAITarget | None = None
+    context_tokens: int = Field(0, ge=0, le=100_000_000, description="0: unknown")
+    queue: QueueEntry = QueueEntry()
+    description: str = ""
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="for one request, its wait included")
+    sampling: SamplingEntry = SamplingEntry()
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        if (self.triton is None) == (self.openai is None):
+            raise PydanticCustomError("one_target", "exactly one of triton and openai is needed")
+        if self.openai is not None and self.task is not Task.GENERATE:
+            raise PydanticCustomError("openai_task", "a model of an upstream can only generate")
+        return self
+
+    def model(self) -> Model:
+        """Return what the core knows of it."""
+        sampling = self.sampling
+        return Model(
+            name=self.name,
+            task=self.task,
+            provider=Provider.TRITON if self.triton else Provider.OPENAI,
+            queue=QueueLimits(self.queue.max_concurrent, self.queue.max_waiting),
+            timeout_s=self.timeout_s,
+            context_tokens=self.context_tokens,
+            description=self.description,
+            sampling=Sampling(
+                sampling.max_tokens, sampling.temperature, sampling.top_p, tuple(sampling.stop), sampling.seed
+            ),
+        )
+
+
+class CatalogueFile(_Entry):
+    """The whole file."""
+
+    servers: dict[str, ServerEntry] = {}
+    upstreams: dict[str, UpstreamEntry] = {}
+    models: list[ModelEntry] = Field(min_length=1)
+
+    def moved(self, addresses: Mapping[str, str]) -> Self:
+        """Return the catalogue with other addresses for some servers; raise CatalogueError for one it lacks."""
+        unknown = [name for name in addresses if name not in self.servers]
+        if unknown:
+            raise CatalogueError(f'INFERENCE_SERVERS: no server "{unknown[0]}" is declared in the catalogue')
+        servers = self.servers | {name: ServerEntry(address=address) for name, address in addresses.items()}
+        return self.model_copy(update={"servers": servers})
+
+
+def read_catalogue(path: Path) -> CatalogueFile:
+    """Return the catalogue; raise CatalogueError with every mistake when it cannot be used."""
+    try:
+        document: Any = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+    try:
+        catalogue = CatalogueFile.model_validate(document)
+    except ValidationError as error:
+        raise CatalogueError(_lines(path, map(_line, error.errors()))) from error
+    mistakes = list(_mistakes(catalogue))
+    if mistakes:
+        raise CatalogueError(_lines(path, iter(mistakes)))
+    return catalogue
+
+
+def _mistakes(catalogue: CatalogueFile) -> Iterator[str]:
+    """Yield what is wrong between entries that are right by themselves."""
+    seen: dict[str, int] = {}
+    for index, entry in enumerate(catalogue.models):
+        if entry.name in seen:
+            yield f"models[{index}].name: models[{seen[entry.name]}] has the name {entry.name!r} already"
+        seen.setdefault(entry.name, index)
+        if entry.triton and entry.triton.server not in catalogue.servers:
+            yield f'models[{index}].triton.server: no server "{entry.triton.server}" is declared'
+        if entry.openai and entry.openai.upstream not in catalogue.upstreams:
+            yield f'models[{index}].openai.upstream: no upstream "{entry.openai.upstream}" is declared'
+
+
+def _lines(path: Path, mistakes: Iterator[str]) -> str:
+    return "\n".join(f"{path}: {mistake}" for mistake in mistakes)
+
+
+def _line(error: ErrorDetails) -> str:
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
+    return f"{where}: {error['msg']}" if where else error["msg"]

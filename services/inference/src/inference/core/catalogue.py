@@ -1,0 +1,43 @@
+"""The models there are: what each does, where it runs and how much it may be asked."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from inference.core.generation import Sampling
+
+
+class Task(Enum):
+    """What a model does."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    TENSOR = "tensor"
+
+
+class Provider(Enum):
+    """Who runs a model."""
+
+    TRITON = "triton"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """How many requests of a model run at once, and how many more may wait."""
+
+    max_concurrent: int
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An entry of the catalogue; `timeout_s` bounds a request with its wait, `context_tokens` is 0 when unknown."""
+
+    name: str
+    task: Task
+    provider: Provider
+    queue: QueueLimits
+    timeout_s: float
+    context_tokens: int = 0
+    description: str = ""
+    sampling: Sampling = field(default_factory=Sampling)

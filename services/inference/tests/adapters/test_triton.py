@@ -1,0 +1,174 @@
+"""The Triton adapters against a Triton that fails as a test tells."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+import grpc
+import orjson
+import pytest
+from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
+from inference.adapters.triton_text import TritonGenerator
+from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Sampling, Turn, Usage
+from inference.core.ports import ModelState
+from inference.core.prompts import plain
+from inference_fakes import FakeTriton, final_response, text_response
+from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
+from servicekit.testing import eventually
+from tritonclient.grpc import service_pb2 as oip
+
+ORDER = Order((Turn("user", "Hi?"),), Sampling(max_tokens=9, stop=("\n",)))
+REQUEST = oip.ModelInferRequest(model_name="there").SerializeToString()
+
+
+@asynccontextmanager
+async def connected(triton: FakeTriton) -> AsyncIterator[TritonServer]:
+    async with triton.running() as address, TritonServer(address) as server:
+        yield server
+
+
+async def answer(triton: FakeTriton, timeout_s: float = 5.0) -> list[Event]:
+    async with connected(triton) as server:
+        return [each async for each in TritonGenerator(server, "there", "chat", plain).generate(ORDER, timeout_s)]
+
+
+def tensor(request: oip.ModelInferRequest, name: str) -> bytes:
+    return next(raw for each, raw in zip(request.inputs, request.raw_input_contents, strict=True) if each.name == name)
+
+
+async def test_speaks_the_tensors_of_the_vllm_backend() -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("Good", tokens=1), text_response(" day", "length", 2), final_response()]
+    events = await answer(triton)
+    assert events == [Accepted("1"), "Good", " day", Finished(FinishReason.LENGTH, Usage(11, 3, reported=True))]
+    request = triton.requests[0]
+    assert tensor(request, "text_input") == b"\x03\0\0\0Hi?"
+    assert orjson.loads(tensor(request, "sampling_parameters")[4:]) == {"max_tokens": 9, "stop": ["\n"]}
+    assert {tensor(request, name) for name in ("stream", "exclude_input_in_output", "return_finish_reason")} == {
+        b"\x01"
+    }
+    assert request.parameters["triton_enable_empty_final_response"].bool_param
+    assert triton.metadata[0]["triton_grpc_error"] == "true"
+    assert "traceparent" not in triton.metadata[0]
+
+
+async def test_the_final_response_ends_the_answer_even_if_the_stream_stays_open() -> None:
+    triton = FakeTriton()
+    triton.responses, triton.hang = [text_response("a", "stop", 1, final=True)], True
+    assert (await answer(triton))[-1] == Finished(FinishReason.STOP, Usage(11, 1, reported=True))
+
+
+async def test_a_stop_text_ends_the_answer_of_a_model_that_does_not_mind_it() -> None:
+    triton = FakeTriton()
+    triton.responses, triton.hang = [text_response("one ", tokens=1), text_response("line\nmore", tokens=3)], True
+    events = await answer(triton)
+    assert events[1:] == ["one ", "line", Finished(FinishReason.STOP, Usage(11, 4, reported=True))]
+
+
+@pytest.mark.parametrize("reason", ["None", "abort"])
+async def test_an_answer_without_a_proper_end_is_a_failure(reason: str) -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("half", reason)]
+    with pytest.raises(Unavailable) as caught:
+        await answer(triton)
+    assert caught.value.reason == "backend_failed"
+
+
+async def test_an_error_in_the_stream_is_a_failure() -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("half"), oip.ModelStreamInferResponse(error_message="engine died")]
+    with pytest.raises(Unavailable) as caught:
+        await answer(triton)
+    assert caught.value.reason == "backend_failed"
+
+
+CODES: list[tuple[grpc.StatusCode, str, type[PenstockError], str]] = [
+    (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", InvalidInput, "invalid_input"),
+    (grpc.StatusCode.UNIMPLEMENTED, "decoupled", InvalidInput, "invalid_input"),
+    (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x' is not found", Unavailable, "not_loaded"),
+    (
+        grpc.StatusCode.UNAVAILABLE,
+        "Request for unknown model: 'x' has no version",
+        Unavailable,
+        "not_loaded",
+    ),
+    (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", Unavailable, "queue_full"),
+    (grpc.StatusCode.UNAVAILABLE, "Request timeout expired", Unavailable, "queue_timeout"),
+    (grpc.StatusCode.UNAVAILABLE, "Socket closed", Unavailable, "backend_failed"),
+    (grpc.StatusCode.INTERNAL, "CUDA error", Unavailable, "backend_failed"),
+    (grpc.StatusCode.CANCELLED, "", Unavailable, "backend_failed"),
+]
+
+
+@pytest.mark.parametrize(("code", "details", "kind", "reason"), CODES)
+async def test_tritons_codes_become_kinds(
+    code: grpc.StatusCode, details: str, kind: type[PenstockError], reason: str
+) -> None:
+    triton = FakeTriton()
+    triton.failure = (code, details)
+    with pytest.raises(kind) as generating:
+        await answer(triton)
+    async with connected(triton) as server:
+        with pytest.raises(kind) as inferring:
+            await TritonTensors(server, "there", "m").infer(REQUEST, 5.0)
+    assert {generating.value.reason, inferring.value.reason} == {reason}
+
+
+async def test_the_deadline_reaches_triton() -> None:
+    triton = FakeTriton()
+    triton.hang = True
+    with pytest.raises(TimedOut):
+        await answer(triton, timeout_s=0.1)
+    triton = FakeTriton()
+    triton.hang = True
+    async with connected(triton) as server:
+        with pytest.raises(TimedOut):
+            await TritonTensors(server, "there", "m").infer(REQUEST, 0.1)
+
+
+async def test_closing_an_answer_cancels_the_stream() -> None:
+    triton = FakeTriton()
+    triton.responses, triton.hang = [text_response("a")], True
+    async with connected(triton) as server:
+        async with aclosing(TritonGenerator(server, "there", "chat", plain).generate(ORDER, 5.0)) as events:
+            assert await anext(events) == Accepted("1")
+        await asyncio.wait_for(triton.gone.wait(), 1.0)
+
+
+async def test_cancelling_an_inference_cancels_it_at_triton() -> None:
+    triton = FakeTriton()
+    triton.hang = True
+    async with connected(triton) as server, asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(TritonTensors(server, "there", "m").infer(REQUEST, 5.0))
+        await eventually(lambda: bool(triton.requests))
+        running.cancel()
+        await asyncio.wait_for(triton.gone.wait(), 1.0)
+
+
+async def test_probing_tells_version_and_digest_or_why_not() -> None:
+    async with connected(FakeTriton()) as server:
+        there = await TritonProber(server, "there").probe(1.0)
+        absent = await TritonProber(server, "absent").probe(1.0)
+    assert there == ModelState(ready=True, version="3", digest="sha256:ab12")
+    assert absent == ModelState(ready=False, reason="not_loaded")
+
+
+async def test_a_triton_that_is_down_is_a_state_and_it_is_found_again_within_three_seconds() -> None:
+    async with FakeTriton().running() as address:
+        pass
+    async with TritonServer(address) as server:
+        prober = TritonProber(server, "there")
+        assert await prober.probe(1.0) == ModelState(ready=False, reason="backend_failed")
+        with pytest.raises(Unavailable) as caught:
+            await TritonTensors(server, "there", "m").infer(REQUEST, 1.0)
+        assert caught.value.reason == "backend_failed"
+        assert "127.0.0.1" not in caught.value.message
+        with pytest.raises(Unavailable) as caught:
+            await anext(TritonGenerator(server, "there", "chat", plain).generate(ORDER, 1.0))
+        assert caught.value.reason == "backend_failed"
+        async with FakeTriton().running(address):
+
+            async def found() -> bool:
+                return (await prober.probe(1.0)).ready
+
+            await eventually(found, timeout_s=3.0)
