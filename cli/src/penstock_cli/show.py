@@ -33,7 +33,7 @@ def report_row(report: ProcessReport) -> dict[str, Any]:
 
 def processes(console: Console, reports: Sequence[ProcessReport]) -> None:
     """Print every process in a table."""
-    table = Table("process", "state", "ready", "pid", "up", "ports", "metrics", box=None, header_style="bold")
+    table = Table("process", "state", "ready", "pid", "up", "ports", "metrics page", box=None, header_style="bold")
     for report in reports:
         ports = dict(report.process.ports)
         metrics = f"http://127.0.0.1:{ports.pop('metrics')}/metrics"
@@ -82,7 +82,7 @@ def answer(console: Console, question: str, found: dict[str, Any]) -> None:
     for citation in found["citations"]:
         place = f"{citation['document_id']}, characters {citation['start']} to {citation['end']}"
         console.print(f"  [cyan]\\[{citation['number']}][/] {escape(citation['document_title'])} ({escape(place)})")
-        console.print(f"      [dim]“{escape(citation['quote'])}”[/]", highlight=False)
+        console.print(f"      [dim]“{escape(' '.join(citation['quote'].split()))}”[/]", highlight=False)
     for degradation in found["degradations"]:
         console.print(f"  [yellow]![/] {degradation['step']}: {escape(degradation['message'])}")
     timings = "   ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in found["timings_ms"].items())

@@ -9,17 +9,17 @@ from typing import Any
 from rich.text import Text
 from rich.tree import Tree
 
-BAR_WIDTH = 32
-SHOWN_ATTRIBUTES = (
-    "gen_ai.request.model",
-    "gen_ai.provider.name",
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.output_tokens",
-    "gen_ai.data_source.id",
-    "gen_ai.request.top_k",
-    "http.response.status_code",
-    "error.type",
-)
+BAR_WIDTH = 24
+SHOWN_ATTRIBUTES = {
+    "gen_ai.request.model": "model",
+    "gen_ai.provider.name": "provider",
+    "gen_ai.usage.input_tokens": "input",
+    "gen_ai.usage.output_tokens": "output",
+    "gen_ai.data_source.id": "source",
+    "gen_ai.request.top_k": "top_k",
+    "http.response.status_code": "status",
+    "error.type": "error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ def _label(row: SpanRow, frame: tuple[int, int]) -> Text:
     label = Text(bar, style="red" if row.failed else "cyan")
     label.append(f" {(row.end_ns - row.start_ns) / 1e6:8.1f} ms  ", style="bold")
     label.append(f"{row.service}  ", style="green")
-    label.append(row.name)
-    for name in SHOWN_ATTRIBUTES:
+    label.append(row.name.rsplit(".", 1)[-1])
+    for name, shown in SHOWN_ATTRIBUTES.items():
         if name in row.attributes:
-            label.append(f"  {name.rsplit('.', 2)[-1]}={row.attributes[name]}", style="dim")
+            label.append(f"  {shown}={row.attributes[name]}", style="dim")
     return label

@@ -42,3 +42,8 @@ def test_a_sentence_without_end_is_cut_at_spaces() -> None:
     pieces = split_sentences("word " * 1000, max_chars=100)
     assert max(map(len, pieces)) <= 100
     assert " ".join(pieces).split() == ["word"] * 1000
+
+
+def test_a_heading_is_no_sentence_and_joins_none() -> None:
+    text = "Before it.\n## The ladder\nWhen the model fails,\nthe reader answers.\n# End"
+    assert split_sentences(text) == ["Before it.", "When the model fails, the reader answers."]

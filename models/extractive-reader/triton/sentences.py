@@ -26,6 +26,7 @@ END = re.compile(
     rf"(?<![{STOPS}])[{STOPS}{OTHER_STOPS}]+(?:[{re.escape(CLOSERS)}]|\[\d{{1,3}}\])*(?=\s|$)"
     rf"|[{WIDE_STOPS}]+[{re.escape(CLOSERS)}]*"
 )
+HEADING = re.compile(r"\s*#{1,6}\s")  # Markdown's; it says what follows is about, and answers nothing
 LIST_ITEM = re.compile(r"\s*(?:[-*\u2022#|]|\d{1,3}[.)]\s)")
 
 
@@ -43,12 +44,14 @@ def split_sentences(text: str, max_chars: int = 1200) -> list[str]:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Yield the paragraphs and list items, white space made single; a blank line or a bullet ends one."""
+    """Yield the paragraphs and list items, white space made single; a blank line, a bullet or a heading ends one."""
     lines: list[str] = []
     for line in text.splitlines():
         if not line.strip() or LIST_ITEM.match(line):
             yield " ".join(lines)
             lines = []
+        if HEADING.match(line):
+            continue
         lines.append(" ".join(line.split()))
     yield " ".join(lines)
 

@@ -163,7 +163,14 @@ def _quoted(text: str) -> str:
 
 
 def _environment(values: Mapping[str, str]) -> str:
-    return ",".join(f"{name}={_quoted(value)}" for name, value in values.items())
+    """Return variables as supervisord reads them: it knows two kinds of quotes, and no escapes."""
+    pairs = []
+    for name, value in values.items():
+        quote = "'" if '"' in value else '"'
+        if quote in value:
+            raise StackError(f"{name}: a value cannot have both kinds of quotes: {value}")
+        pairs.append(f"{name}={quote}{value}{quote}")
+    return ",".join(pairs)
 
 
 def _alive(pid: int) -> bool:

@@ -62,6 +62,8 @@ def span(
     wrapped = Span(opened)
     try:
         yield wrapped
+    except GeneratorExit:  # whoever read the stream has enough; nothing failed
+        raise
     except BaseException as error:
         wrapped.fail(error)
         raise
