@@ -132,7 +132,7 @@ class Gateway:
         text = plain(answer["answer"])
         return Outcome(
             question=question,
-            found=tuple(dict.fromkeys(hit["document_id"] for hit in hits["hits"])),
+            found=tuple(dict.fromkeys(hit["document_id"] for hit in hits["data"])),
             contained=not answer["declined"] and any(plain(gold) in text for gold in question.answers),
             declined=answer["declined"],
             citations=answer["citations"],

@@ -95,7 +95,7 @@ async def test_a_generative_upstream_answers_through_the_same_pipeline(rest: htt
 
 async def test_filters_narrow_the_search(rest: httpx.AsyncClient, knowledge: str) -> None:
     search = {"query": QUESTION, "filter": {"topic": "food"}}
-    hits = (await rest.post(f"/v1/knowledge-bases/{knowledge}/search", json=search)).json()["hits"]
+    hits = (await rest.post(f"/v1/knowledge-bases/{knowledge}/search", json=search)).json()["data"]
     assert {hit["document_id"] for hit in hits} == {"bread"}
 
 

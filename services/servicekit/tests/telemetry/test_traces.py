@@ -1,8 +1,9 @@
 """Spans in the file, parents across processes, logs with their trace."""
 
+import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,18 @@ def test_a_log_line_is_one_json_object_with_its_trace(file: Path) -> None:
     parsed = json.loads(line)
     assert "\n" not in line
     assert (parsed["message"], parsed["trace_id"], parsed["service"]) == ("two\nlines here", expected, "gateway")
+
+
+async def test_a_stream_closed_by_another_task_ends_its_span_quietly(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stream() -> AsyncGenerator[int, None]:
+        with span("streamed"):
+            yield 1
+            yield 2
+
+    numbers = stream()
+    assert await asyncio.create_task(anext(numbers)) == 1
+    await asyncio.create_task(numbers.aclose())
+    assert [row["status"] for row in rows(file)] == ["UNSET"]
+    assert caplog.records == []

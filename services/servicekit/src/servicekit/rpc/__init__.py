@@ -3,7 +3,7 @@
 from servicekit.rpc.client import Channel
 from servicekit.rpc.interceptor import Authenticate
 from servicekit.rpc.server import AddressTaken, Readiness, Service, serve
-from servicekit.rpc.tls import TlsFiles
 from servicekit.rpc.wire import PeerFailed
+from servicekit.tls import TlsFiles
 
 __all__ = ["AddressTaken", "Authenticate", "Channel", "PeerFailed", "Readiness", "Service", "TlsFiles", "serve"]

@@ -11,9 +11,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from servicekit import deadline, identity
 from servicekit.errors import TimedOut, Unavailable
-from servicekit.rpc.tls import TlsFiles
 from servicekit.rpc.wire import from_wire
 from servicekit.telemetry import propagated
+from servicekit.tls import TlsFiles
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

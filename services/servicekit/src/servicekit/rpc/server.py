@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 from servicekit.identity import Identity, Verifier
 from servicekit.rpc.interceptor import Authenticate, CallInterceptor
-from servicekit.rpc.tls import TlsFiles
 from servicekit.settings import ServiceSettings
+from servicekit.tls import TlsFiles
 
 LARGEST_MESSAGE_BYTES = 64 * 1024 * 1024
 READINESS_PERIOD_S = 1.0

@@ -68,7 +68,8 @@ def span(
         wrapped.fail(error)
         raise
     finally:
-        otel_context.detach(token)
+        if trace.get_current_span() is opened:  # a generator that is closed from another task leaves that one's alone
+            otel_context.detach(token)
         opened.end()
 
 

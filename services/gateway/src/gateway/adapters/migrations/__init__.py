@@ -1,0 +1,1 @@
+"""Migrations of the key store, run at start."""

@@ -1,0 +1,1 @@
+"""The two doors, REST and typed gRPC, and the calls both lead to."""

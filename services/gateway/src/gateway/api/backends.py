@@ -1,0 +1,71 @@
+"""What the doors need of the services behind them, in the vocabulary of the protos."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.embedding.v1 import embedding_pb2 as embedding
+from penstock.feature_store.v1 import feature_store_pb2 as features
+from penstock.inference.v1 import inference_pb2 as inference
+from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from penstock.vector_search.v1 import vector_search_pb2 as vectors
+
+
+class Models(Protocol):
+    """The model pool."""
+
+    def generate(self, request: inference.GenerateRequest) -> AsyncIterator[inference.GenerateResponse]: ...
+    async def list(self) -> inference.ListModelsResponse: ...
+    async def get(self, request: inference.GetModelRequest) -> inference.GetModelResponse: ...
+
+
+class Encoders(Protocol):
+    """Text to vectors."""
+
+    async def embed(self, request: embedding.EmbedRequest) -> embedding.EmbedResponse: ...
+    async def get_encoder(self) -> embedding.GetEncoderResponse: ...
+
+
+class Pipelines(Protocol):
+    """Grounded answers, search by text, ingestion."""
+
+    async def ask(self, request: orchestrator.AskRequest) -> orchestrator.AskResponse: ...
+    def stream_ask(self, request: orchestrator.StreamAskRequest) -> AsyncIterator[orchestrator.StreamAskResponse]: ...
+    async def search(self, request: orchestrator.SearchRequest) -> orchestrator.SearchResponse: ...
+    def ingest(
+        self, request: orchestrator.IngestDocumentsRequest
+    ) -> AsyncIterator[orchestrator.IngestDocumentsResponse]: ...
+    async def get_provenance(
+        self, request: orchestrator.GetProvenanceRequest
+    ) -> orchestrator.GetProvenanceResponse: ...
+
+
+class KnowledgeBases(Protocol):
+    """Knowledge bases and their documents."""
+
+    async def create(self, request: vectors.CreateKnowledgeBaseRequest) -> vectors.CreateKnowledgeBaseResponse: ...
+    async def get(self, request: vectors.GetKnowledgeBaseRequest) -> vectors.GetKnowledgeBaseResponse: ...
+    async def list(self) -> vectors.ListKnowledgeBasesResponse: ...
+    async def delete(self, request: vectors.DeleteKnowledgeBaseRequest) -> vectors.DeleteKnowledgeBaseResponse: ...
+    async def get_document(self, request: vectors.GetDocumentRequest) -> vectors.GetDocumentResponse: ...
+    async def list_documents(self, request: vectors.ListDocumentsRequest) -> vectors.ListDocumentsResponse: ...
+    async def delete_document(self, request: vectors.DeleteDocumentRequest) -> vectors.DeleteDocumentResponse: ...
+
+
+class Features(Protocol):
+    """Online features."""
+
+    async def list_views(self) -> features.ListFeatureViewsResponse: ...
+    async def read(self, request: features.GetFeaturesRequest) -> features.GetFeaturesResponse: ...
+    async def push(self, request: features.PushFeaturesRequest) -> features.PushFeaturesResponse: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """The services behind the doors. A call carries the identity, deadline and trace of the request being served."""
+
+    models: Models
+    encoders: Encoders
+    pipelines: Pipelines
+    knowledge_bases: KnowledgeBases
+    features: Features

@@ -1,0 +1,40 @@
+"""Server-sent events. The status line waits for the first event, so that a failure before it has a real status."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Response):
+    """Sends events as they come. Leaving early closes the generator, and with it the call behind it.
+
+    A failure is raised on: the door ends the stream with an event of the error.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
+        """Send headers with the first event, then event by event."""
+        async with aclosing(self._events) as events:
+            first = await anext(events, b"")
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def event_bytes(payload: bytes, name: str = "") -> bytes:
+    """Return one event of one line of JSON."""
+    return b"event: " + name.encode() + b"\ndata: " + payload + b"\n\n" if name else b"data: " + payload + b"\n\n"

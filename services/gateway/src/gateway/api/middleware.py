@@ -1,0 +1,227 @@
+"""What happens around every HTTP request: who asks, until when, span, metrics, the body, and the error it ends in."""
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from servicekit import deadline
+from servicekit.errors import InvalidInput, PenstockError, TimedOut
+from servicekit.identity import Identity, acting_as
+from servicekit.rpc import PeerFailed
+from servicekit.telemetry import Kind, Span, span, trace_id
+from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, gauge, histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.errors import TooLarge, error_body, error_headers, http_status
+
+TIMEOUT_HEADER: Final = "Penstock-Timeout-Ms"
+LONGEST_TIMEOUT_MS: Final = 600_000
+CLIENT_GONE: Final = 499
+"""The status of requests whose caller left, as nginx counts them."""
+
+REQUESTS = counter("penstock_gateway_http_requests", "Requests by route and status", ("method", "route", "status"))
+SECONDS = histogram(
+    "penstock_gateway_http_seconds", "Duration until the last byte", ("method", "route"), SHORT_BUCKETS_S
+)
+RUNNING = gauge("penstock_gateway_http_in_flight", "Requests now running")
+
+_TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The caller closed his connection before his answer was complete."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """The response as it goes out: what was sent of it, and the error it may still end in."""
+
+    send: Send
+    request_id: str = ""
+    status: int = 0
+    streaming: bool = False
+    finished: bool = False
+    labels: tuple[str, str] = field(default=("", ""))
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on, with the request's id in the headers."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = message["headers"]
+            self.streaming = any(name == b"content-type" and b"event-stream" in value for name, value in headers)
+            message["headers"] = [*headers, (b"x-request-id", self.request_id.encode())]
+        elif not message.get("more_body", False):
+            self.finished = True
+        await self.send(message)
+
+    async def fail(self, error: Exception) -> None:
+        """End in an error: a whole response when nothing was sent yet, an event when a stream has begun."""
+        body = error_body(error, self.request_id)
+        if not self.status:
+            headers = [*error_headers(error), (b"content-length", str(len(body)).encode())]
+            await self({"type": "http.response.start", "status": http_status(error), "headers": headers})
+        elif self.streaming:
+            body = b"data: " + body + b"\n\n"
+        if not self.finished:
+            await self({"type": "http.response.body", "body": body})
+
+
+class Door:
+    """Pure ASGI around the routes. It answers every error itself, so routes raise and never catch."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticate: Callable[[str], Awaitable[Identity]],
+        default_timeout_s: float,
+        max_body_bytes: int,
+    ) -> None:
+        self._app = app
+        self._authenticate = authenticate
+        self._default_timeout_s = default_timeout_s
+        self._max_body_bytes = max_body_bytes
+        self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; other protocols are not spoken here."""
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        reply = Reply(send)
+        start = time.perf_counter()
+        RUNNING.inc()
+        try:
+            with span(_span_name(scope), Kind.SERVER, _attributes(scope), _parent(headers)) as opened:
+                reply.request_id = trace_id() or secrets.token_hex(16)
+                try:
+                    await self._serve(scope, receive, headers, reply)
+                except* ClientGone:
+                    reply.status = CLIENT_GONE
+                _describe(opened, scope, reply)
+        finally:
+            RUNNING.dec()
+            self._count(scope, reply.status, time.perf_counter() - start)
+
+    async def _serve(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], reply: Reply) -> None:
+        try:
+            if not scope["path"].startswith("/v1"):
+                await self._app(scope, receive, reply)
+                return
+            with deadline.within(self._timeout_s(headers)), acting_as(await self._authenticate(_bearer(headers))):
+                body = await _read_in_time(receive, headers, self._max_body_bytes)
+                async with asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(_leave_with_client(receive, reply))
+                    await self._answer(scope, _replay(body), reply)
+                    watch.cancel()
+        except PenstockError as error:
+            await reply.fail(error)
+
+    async def _answer(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+        try:
+            await self._app(scope, receive, reply)
+        except PenstockError as error:
+            await reply.fail(error)
+        except PeerFailed as error:  # the service that has the bug has logged it
+            await reply.fail(error)
+        except Exception as error:
+            log.exception("unexpected error in %s %s", scope["method"], _route(scope))
+            await reply.fail(error)
+
+    def _timeout_s(self, headers: dict[bytes, bytes]) -> float:
+        asked = headers.get(TIMEOUT_HEADER.lower().encode())
+        if asked is None:
+            return self._default_timeout_s
+        if not asked.isdigit() or not 1 <= int(asked) <= LONGEST_TIMEOUT_MS:
+            limits = f"a whole number of milliseconds, 1 to {LONGEST_TIMEOUT_MS}"
+            raise InvalidInput(f"{TIMEOUT_HEADER} has to be {limits}", field=TIMEOUT_HEADER)
+        return int(asked) / 1000
+
+    def _count(self, scope: Scope, status: int, duration_s: float) -> None:
+        key = (scope["method"], _route(scope), status)
+        children = self._children.get(key)
+        if children is None:
+            method, route, _ = key
+            children = REQUESTS.labels(method, route, str(status)), SECONDS.labels(method, route)
+            self._children[key] = children
+        children[0].inc()
+        children[1].observe(duration_s)
+
+
+def _bearer(headers: dict[bytes, bytes]) -> str:
+    scheme, _, credential = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    return credential.strip() if scheme.lower() == "bearer" else ""
+
+
+def _parent(headers: dict[bytes, bytes]) -> str | None:
+    traceparent = headers.get(b"traceparent", b"")
+    return traceparent.decode() if _TRACEPARENT.fullmatch(traceparent) else None
+
+
+async def _read_in_time(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            return await _read(receive, headers, limit)
+    except TimeoutError as error:
+        raise TimedOut("the deadline passed before the body was there") from error
+
+
+async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """Return the body; raise TooLarge, but read on first: a caller who still writes would not see the answer."""
+    announced = headers.get(b"content-length", b"0")
+    chunks: list[bytes] = []
+    size, kept = 0, not announced.isdigit() or int(announced) <= limit
+    while size <= 2 * limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        kept = kept and size <= limit
+        if kept:
+            chunks.append(chunk)
+        if not message.get("more_body", False):
+            break
+    if not kept:
+        raise TooLarge(f"the body is too large; at most {limit} bytes are taken")
+    return b"".join(chunks)
+
+
+def _replay(body: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _leave_with_client(receive: Receive, reply: Reply) -> None:
+    """Raise ClientGone when the connection closes first; the task group then cancels whatever was asked upstream."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not reply.finished:
+        raise ClientGone
+
+
+def _span_name(scope: Scope) -> str:
+    """Return method and the first two segments of a known path: few names, and none with an id in it."""
+    segments = scope["path"].split("/", 3)[1:3]
+    return f"{scope['method']} /{'/'.join(segments)}" if segments[0] == "v1" else str(scope["method"])
+
+
+def _attributes(scope: Scope) -> dict[str, str]:
+    return {"http.request.method": scope["method"], "url.scheme": scope["scheme"]}
+
+
+def _describe(opened: Span, scope: Scope, reply: Reply) -> None:
+    opened.set("http.route", _route(scope))
+    opened.set("http.response.status_code", reply.status)
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")

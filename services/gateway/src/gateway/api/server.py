@@ -1,0 +1,68 @@
+"""Runs the REST door beside the gRPC door, in the same loop."""
+
+import asyncio
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from servicekit.rpc.server import AddressTaken
+from starlette.types import ASGIApp
+
+KEEP_ALIVE_S = 75
+BACKLOG = 1024
+
+
+def bind(address: str) -> socket.socket:
+    """Return a socket bound to `host:port`; raise AddressTaken, which names the address."""
+    host, _, port = address.rpartition(":")
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, int(port)))
+    except OSError as error:
+        listener.close()
+        raise AddressTaken(f"cannot listen on {address}: {error.strerror}") from error
+    return listener
+
+
+class RestServer(uvicorn.Server):
+    """A uvicorn server that is ended by cancelling `run`: no new connections, then running requests get `drain_s`."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, drain_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(drain_s),
+            )
+        )
+        self._listener = listener
+        self._cancelled = False
+
+    async def run_until_cancelled(self) -> None:
+        """Serve until cancelled, then drain."""
+        await self.serve(sockets=[self._listener])
+        if self._cancelled:
+            raise asyncio.CancelledError
+
+    async def main_loop(self) -> None:
+        """Wait for the end; a cancellation is one, and is raised again when everything is drained."""
+        try:
+            await super().main_loop()
+        except asyncio.CancelledError:
+            self._cancelled = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to servicekit, which ends both doors."""
+        yield

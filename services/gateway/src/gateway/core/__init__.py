@@ -1,0 +1,1 @@
+"""What the gateway decides: whose key it is, what a key may do, and where a request goes."""

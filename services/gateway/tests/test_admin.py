@@ -1,0 +1,48 @@
+"""Keys by the command line, and a gateway process that takes them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gateway import admin
+from gateway.adapters.sqlite import SqliteKeyStore
+from gateway.core.key_ring import InvalidApiKey, KeyRing
+from gateway.core.scopes import ALL_SCOPES, TENANT_SCOPES
+from servicekit.errors import InvalidInput, NotFound
+
+
+async def command(path: Path, *words: str):
+    return json.loads(await admin.run(["--database", str(path), *words]))
+
+
+async def test_a_key_from_creation_to_revocation(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    made = await command(path, "create", "--tenant", "demo", "--scopes", "ask", "models")
+    async with SqliteKeyStore.open(path) as store:
+        key = await KeyRing(store).resolve(made["key"])
+        assert (key.tenant, key.scopes, key.role) == ("demo", {"ask", "models"}, "member")
+        listed = await command(path, "list", "--tenant", "demo")
+        assert [each["public_id"] for each in listed] == [key.public_id]
+        assert made["key"].split("_", 2)[2] not in json.dumps(listed)
+        await command(path, "revoke", key.public_id)
+        with pytest.raises(InvalidApiKey):
+            await KeyRing(store).resolve(made["key"])
+
+
+async def test_defaults_and_admin(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    member = await command(path, "create", "--tenant", "demo", "--expires-days", "1")
+    boss = await command(path, "create", "--tenant", "demo", "--admin", "--name", "boss")
+    assert set(member["scopes"]) == TENANT_SCOPES
+    assert member["expires_at"]
+    assert (set(boss["scopes"]), boss["role"], boss["name"]) == (ALL_SCOPES, "admin", "boss")
+
+
+async def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with pytest.raises(InvalidInput, match="tenant"):
+        await command(path, "create", "--tenant", "Not Good")
+    with pytest.raises(InvalidInput, match="fly"):
+        await command(path, "create", "--tenant", "demo", "--scopes", "fly")
+    with pytest.raises(NotFound):
+        await command(path, "revoke", "nothing")
