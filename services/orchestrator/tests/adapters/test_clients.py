@@ -1,0 +1,247 @@
+"""The clients speak to real servers of the other services' protocols."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+from google.protobuf import struct_pb2
+from orchestrator.adapters.embedding import EmbeddingClient
+from orchestrator.adapters.inference import InferenceClient
+from orchestrator.adapters.vector_search import VectorSearchClient
+from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
+from orchestrator.core.document import Chunk, Embedded, KnownDocument, Stored
+from orchestrator.core.passage import Embedding, Query
+from orchestrator.core.ports import Finished, Started
+from orchestrator.core.question import Comparison, Condition, Message, Sampling, SearchMode
+from orchestrator_fakes import ENCODER
+from penstock.embedding.v1 import embedding_pb2, embedding_pb2_grpc
+from penstock.inference.v1 import inference_pb2, inference_pb2_grpc
+from penstock.vector_search.v1 import vector_search_pb2 as vectors
+from penstock.vector_search.v1 import vector_search_pb2_grpc as vectors_grpc
+from servicekit.errors import Conflict, NotFound, PenstockError, TimedOut, Unavailable
+from servicekit.rpc import Channel, Service
+from servicekit.testing import caller, eventually, serving
+
+ENCODER_MESSAGE = embedding_pb2.Encoder(
+    model=ENCODER.model, version="1", digest=ENCODER.digest, dimensions=2, pooling="mean", max_tokens=256
+)
+
+
+class Peer:
+    """Notes the requests of every service and answers them, or fails."""
+
+    def __init__(self) -> None:
+        self.requests: list[object] = []
+        self.error: Exception | None = None
+        self.script: list[Callable[[], inference_pb2.GenerateResponse]] = []
+        self.cancelled = False
+        self.hold: asyncio.Event | None = None
+        self.answers: dict[str, object] = {}
+
+    def __getattr__(self, name: str):
+        if not name[0].isupper():
+            raise AttributeError(name)
+
+        async def unary(request: object, context: object) -> object:
+            self.requests.append(request)
+            if self.hold is not None:
+                await self.hold.wait()
+            if self.error is not None:
+                raise self.error
+            return self.answers[name]
+
+        return unary
+
+    async def Generate(self, request, context) -> AsyncIterator[inference_pb2.GenerateResponse]:
+        self.requests.append(request)
+        try:
+            for step in self.script:
+                yield step()
+        finally:
+            self.cancelled = True
+
+
+@asynccontextmanager
+async def connected(peer: Peer) -> AsyncIterator[Channel]:
+    documents = dict.fromkeys(
+        method.name for method in vectors.DESCRIPTOR.services_by_name["VectorSearchService"].methods
+    )
+    served = [
+        Service(f"penstock.{name}", add, peer, dict.fromkeys(methods, ""))
+        for name, add, methods in (
+            (
+                "embedding.v1.EmbeddingService",
+                embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server,
+                ("Embed", "GetEncoder"),
+            ),
+            (
+                "inference.v1.InferenceService",
+                inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+                ("Generate", "ListModels", "GetModel"),
+            ),
+            ("vector_search.v1.VectorSearchService", vectors_grpc.add_VectorSearchServiceServicer_to_server, documents),
+        )
+    ]
+    async with serving(*served) as address, Channel(address) as channel:
+        with caller():
+            yield channel
+
+
+async def test_texts_are_embedded() -> None:
+    peer = Peer()
+    peer.answers["Embed"] = embedding_pb2.EmbedResponse(encoder=ENCODER_MESSAGE, vectors=b"x" * 16)
+    async with connected(peer) as channel:
+        assert await EmbeddingClient(channel, "m").embed(["a", "b"], 5) == Embedding(ENCODER, b"x" * 16)
+    assert peer.requests == [embedding_pb2.EmbedRequest(model="m", texts=["a", "b"])]
+
+
+async def test_a_search_carries_everything_and_brings_everything_back() -> None:
+    peer = Peer()
+    hit = vectors.Hit(
+        document_id="d",
+        document_title="T",
+        chunk=vectors.Chunk(index=2, text="text", start=5, end=9),
+        score=0.5,
+        content_hash="sha256:x",
+    )
+    hit.metadata.update({"year": 2016, "kind": "report", "open": True})
+    peer.answers["Search"] = vectors.SearchResponse(hits=[hit], revision=9)
+    conditions = (
+        Condition("kind", Comparison.IN, ("a", "b")),
+        Condition("year", Comparison.GREATER, 3.0),
+        Condition("open", Comparison.EQUAL, True),
+    )
+    async with connected(peer) as channel:
+        client = VectorSearchClient(channel, 5)
+        found = await client.search(
+            Query("kb", "q", Embedding(ENCODER, b"12345678"), 3, conditions, SearchMode.HYBRID, 4), 5
+        )
+        await client.search(Query("kb", "q", None, 3, (), SearchMode.LEXICAL, 0), 5)
+    (passage,) = found.passages
+    assert (found.revision, passage.cosine, passage.start, passage.metadata) == (
+        9,
+        None,
+        5,
+        {"year": 2016, "kind": "report", "open": True},
+    )
+    hybrid, lexical = peer.requests
+    assert (hybrid.vector, hybrid.encoder, hybrid.mode) == (b"12345678", ENCODER_MESSAGE, vectors.SEARCH_MODE_HYBRID)
+    assert [condition.value.WhichOneof("kind") for condition in hybrid.filter] == [
+        "list_value",
+        "number_value",
+        "bool_value",
+    ]
+    assert (lexical.mode, lexical.HasField("encoder")) == (vectors.SEARCH_MODE_LEXICAL, False)
+
+
+async def test_a_document_is_stored_and_known() -> None:
+    peer = Peer()
+    peer.answers["UpsertDocument"] = vectors.UpsertDocumentResponse(revision=3, changed=True)
+    metadata = struct_pb2.Struct(fields={"a": struct_pb2.Value(string_value="b")})
+    known = vectors.Document(id="d", title="T", content_hash="sha256:x", metadata=metadata, chunk_count=1)
+    peer.answers["GetDocument"] = vectors.GetDocumentResponse(document=known)
+    peer.answers["GetKnowledgeBase"] = vectors.GetKnowledgeBaseResponse(
+        knowledge_base=vectors.KnowledgeBase(revision=8)
+    )
+    async with connected(peer) as channel:
+        client = VectorSearchClient(channel, 5)
+        document = Embedded(
+            "d", "T", "sha256:x", {"a": "b"}, (Chunk(0, "text", 0, 4),), Embedding(ENCODER, b"12345678")
+        )
+        assert await client.store("kb", document) == Stored(3, changed=True)
+        assert await client.find("kb", "d") == KnownDocument("T", "sha256:x", {"a": "b"}, 1)
+        assert await client.revision("kb") == 8
+        peer.error = NotFound("none")
+        assert await client.find("kb", "d") is None
+        assert await client.revision("kb") is None
+        peer.error = Conflict("other", reason="encoder_mismatch")
+        with pytest.raises(Conflict) as raised:
+            await client.store("kb", document)
+    assert raised.value.reason == "encoder_mismatch"
+    assert peer.requests[0].chunks[0] == vectors.Chunk(index=0, text="text", start=0, end=4)
+
+
+def started() -> inference_pb2.GenerateResponse:
+    served = inference_pb2.ServedModel(model="m", version="1", digest="d", provider="triton")
+    return inference_pb2.GenerateResponse(started=inference_pb2.GenerationStarted(served=served))
+
+
+def finished() -> inference_pb2.GenerateResponse:
+    usage = inference_pb2.TokenUsage(input_tokens=5, output_tokens=2, reported=True)
+    return inference_pb2.GenerateResponse(
+        finished=inference_pb2.GenerationFinished(finish_reason=inference_pb2.FINISH_REASON_LENGTH, usage=usage)
+    )
+
+
+def text() -> inference_pb2.GenerateResponse:
+    return inference_pb2.GenerateResponse(text="a")
+
+
+def fail(error: Exception) -> Callable[[], inference_pb2.GenerateResponse]:
+    def raise_it() -> inference_pb2.GenerateResponse:
+        raise error
+
+    return raise_it
+
+
+async def generate(channel: Channel) -> list[object]:
+    client = InferenceClient(channel)
+    return [event async for event in client.generate("m", [Message("user", "hi")], Sampling(max_tokens=4, seed=0), 5)]
+
+
+async def test_a_model_writes() -> None:
+    peer = Peer()
+    peer.script = [started, text, text, finished]
+    async with connected(peer) as channel:
+        events = await generate(channel)
+    expected = [
+        Started(ServedModel("m", "1", "d", "triton")),
+        "a",
+        "a",
+        Finished(FinishReason.LENGTH, TokenUsage(5, 2, reported=True)),
+    ]
+    assert events == expected
+    sampling = peer.requests[0].sampling
+    assert (sampling.max_tokens, sampling.seed, sampling.HasField("temperature")) == (4, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "reason"),
+    [
+        (fail(Unavailable("full", reason="queue_full")), Unavailable, "queue_full"),
+        (fail(NotFound("no", reason="model_not_found")), NotFound, "model_not_found"),
+        (fail(TimedOut("late")), TimedOut, "timed_out"),
+        (fail(KeyError("bug")), Unavailable, "backend_failed"),
+        (text, Unavailable, "backend_failed"),
+    ],
+    ids=["unavailable", "not found", "timed out", "bug", "breaks off"],
+)
+@pytest.mark.filterwarnings("ignore")
+async def test_a_failure_mid_stream_keeps_its_kind(last: object, kind: type[PenstockError], reason: str) -> None:
+    peer = Peer()
+    peer.script = [started, last]
+    async with connected(peer) as channel:
+        with pytest.raises(kind) as raised:
+            await generate(channel)
+    assert raised.value.reason == reason
+
+
+async def test_leaving_cancels_the_model() -> None:
+    peer = Peer()
+    peer.script = [started, *[text] * 100_000]
+    async with connected(peer) as channel:
+        async with aclosing(InferenceClient(channel).generate("m", [], Sampling(), 5)) as events:
+            await anext(events)
+        await eventually(lambda: peer.cancelled)
+
+
+async def test_nobody_there_is_unavailable_and_a_slow_one_timed_out() -> None:
+    async with Channel("127.0.0.1:9") as channel:
+        with caller(), pytest.raises(Unavailable):
+            await EmbeddingClient(channel).embed(["a"], 2)
+    peer = Peer()
+    peer.hold = asyncio.Event()
+    async with connected(peer) as channel:
+        with pytest.raises(TimedOut):
+            await EmbeddingClient(channel).embed(["a"], 0.05)
