@@ -1,0 +1,162 @@
+"""Builds a Triton model repository from the model cards, and leaves alone what is already up to date."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_repository.card import Card, CardError, EncoderSource, Target, Variant, read_cards
+from model_repository.encoder_graph import Dialect, FusedFloat, FusedInt8, PortableFloat, build_encoder
+from model_repository.weights import encoder_shape, find_folder, read_config, read_tokenizer, read_weights
+
+DIALECTS: dict[str, Dialect] = {"int8": FusedInt8(), "fp32": FusedFloat(), "portable": PortableFloat()}
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+GRAPH = "model.onnx"
+CONFIG = "config.pbtxt"
+IGNORED = shutil.ignore_patterns("__pycache__", CONFIG)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltModel:
+    """A model in the repository; `fresh` tells that this build made it; `size` is in bytes."""
+
+    name: str
+    digest: str
+    size: int
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One model to build: its card, its variant if it is an encoder, and the folder of its Triton files."""
+
+    card: Card
+    variant: Variant | None
+    triton: Path
+    target: Target
+
+    @property
+    def name(self) -> str:
+        """The model's name in Triton."""
+        return self.variant.name if self.variant else self.card.name
+
+
+def build_repository(models: Path, target: Target, output: Path) -> Iterator[BuiltModel]:
+    """Build every model that has files for `target` into `output`, yielding each as it is done.
+
+    A model's folder appears complete or not at all. Raises CardError.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    for plan in _plans(models, target):
+        inputs = _inputs_digest(plan, output)
+        known = _read_manifest(output / plan.name)
+        fresh = known.get("inputs") != inputs
+        if fresh:
+            known = _build_aside(plan, output, inputs)
+        yield BuiltModel(plan.name, known["digest"], _size(output / plan.name), fresh)
+
+
+def _plans(models: Path, target: Target) -> Iterator[Plan]:
+    for card in read_cards(models):
+        own = models / card.name / f"triton-{target}"
+        triton = own if own.is_dir() else models / card.name / "triton"
+        variants = [variant for variant in card.variants if target in variant.graph]
+        for variant in variants if card.encoder else [None]:
+            yield Plan(card, variant, triton, target)
+
+
+def _build_aside(plan: Plan, output: Path, inputs: str) -> dict[str, Any]:
+    """Build beside the repository, where Triton does not look, then move the finished folder in."""
+    with tempfile.TemporaryDirectory(prefix=f".{plan.name}-", dir=output.parent) as aside:
+        folder = Path(aside) / "new"
+        folder.mkdir()
+        manifest = _build(plan, folder, output) | {"inputs": inputs}
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
+        target = output / plan.name
+        if target.exists():
+            target.rename(Path(aside) / "old")
+        folder.rename(target)
+    return manifest
+
+
+def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
+    version = folder / str(plan.card.version)
+    shutil.copytree(plan.triton, version, ignore=IGNORED)
+    if plan.card.encoder and plan.variant:
+        identity = _write_encoder(plan.card.encoder, plan.variant.graph[plan.target], folder, version)
+        files = [folder / TOKENIZER, version / GRAPH]
+    else:
+        identity = {}
+        if plan.card.needs.tokenizer:
+            shutil.copyfile(output / plan.card.needs.tokenizer / TOKENIZER, version / TOKENIZER)
+        files = sorted(path for path in version.rglob("*") if path.is_file())
+    identity = {"version": str(plan.card.version), "digest": _digest_files(files, folder), **identity}
+    _write_config(plan.triton / CONFIG, folder / CONFIG, identity)
+    return {"name": plan.name, "target": plan.target, "served": plan.variant is None or plan.variant.served, **identity}
+
+
+def _write_encoder(source: EncoderSource, graph: str, folder: Path, version: Path) -> dict[str, Any]:
+    """Write the graph and the tokenizer; return what identifies the encoder besides its digest."""
+    published = find_folder(source)
+    config = read_config(published)
+    if config["hidden_size"] != source.dimensions:
+        raise CardError(f"the card says {source.dimensions} dimensions, the weights {config['hidden_size']}")
+    model = build_encoder(read_weights(published), encoder_shape(config), DIALECTS[graph])
+    (version / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
+    (folder / TOKENIZER).write_text(read_tokenizer(published), "utf-8")
+    return {
+        "dimensions": source.dimensions,
+        "pooling": source.pooling,
+        "max_tokens": source.max_tokens,
+        "precision": graph,
+        "vocabulary": config["vocab_size"],
+        "positions": config["max_position_embeddings"],
+    }
+
+
+def _write_config(template: Path, target: Path, identity: dict[str, Any]) -> None:
+    """Copy config.pbtxt and append the identity as parameters, which ModelConfig hands to any client."""
+    lines = (f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in identity.items())
+    target.write_text(template.read_text("utf-8") + "".join(lines), "utf-8")
+
+
+def _inputs_digest(plan: Plan, output: Path) -> str:
+    """Digest of all that the model is made from: program, card, Triton files, published files, borrowed tokenizer."""
+    program = Path(__file__).parent.glob("*.py")
+    files = [*program, plan.triton.parent / "model.yaml", *_sources(plan.triton)]
+    if plan.card.encoder:
+        files += _sources(find_folder(plan.card.encoder))
+    if plan.card.needs.tokenizer:
+        borrowed = output / plan.card.needs.tokenizer / TOKENIZER
+        if not borrowed.exists():
+            raise CardError(f"{plan.name}: needs.tokenizer: no model {plan.card.needs.tokenizer} has one")
+        files.append(borrowed)
+    return hashlib.sha256(f"{plan.name} {plan.target} {_digest_files(files, Path('/'))}".encode()).hexdigest()
+
+
+def _sources(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+
+
+def _digest_files(files: Iterable[Path], root: Path) -> str:
+    """sha256 over the names and contents of files."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as stream:
+            digest.update(f"{path.relative_to(root)} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return manifest
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
