@@ -1,11 +1,11 @@
 # Everything there is to do with a checkout. `make demo` and `make test` need nothing installed but git, make and Python 3.11.
 SHELL := bash
+unexport PYTHONDONTWRITEBYTECODE
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 export UV_SYSTEM_CERTS := 1
-export UV_PROJECT_ENVIRONMENT := .venv
-export PYTHONDONTWRITEBYTECODE :=
+export UV_COMPILE_BYTECODE := 1
 
 PYTHON ?= python3.11
 STATE := .penstock
@@ -87,7 +87,7 @@ locks: $(UV) ## Resolve dependencies anew and write requirements/*.lock
 
 # --- what is installed ---
 $(UV): requirements/uv.lock
-	@deploy/local/install-uv $(PYTHON) $(STATE)/tools/uv
+	@deploy/local/install-tools $(PYTHON) $(STATE)/tools/uv
 
 $(STATE)/stamps/venv: requirements/dev.lock $(MEMBER_FILES) | $(UV)
 	@mkdir -p $(@D)

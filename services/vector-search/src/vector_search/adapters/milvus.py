@@ -1,0 +1,163 @@
+"""The dense index on Milvus Lite: one collection per knowledge base, hence of one tenant; it holds no text."""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from milvus_lite.server_manager import server_manager_instance
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
+from servicekit.errors import Unavailable
+
+from vector_search.core.fusion import Ranking
+from vector_search.core.knowledge import Vectors
+from vector_search.core.ports import Selection
+
+ROWS_ADDED_AT_ONCE: Final = 500
+ROWS_REMOVED_AT_ONCE: Final = 1_000
+ROWS_LISTED_AT_ONCE: Final = 10_000
+"""Milvus answers a query with at most 16,384 rows."""
+EXACT: Final = {"nlist": 1}
+"""One cell holds everything: an exact scan in faiss, which honours filters and deletions without losing recall.
+
+pymilvus spreads index parameters over the request, where Milvus Lite 3.2 does not look; under `params` it finds them.
+"""
+_COLLECTION: Final = re.compile(r"kb_(\d+)")
+_TIMEOUT_S: Final = 60.0
+log = logging.getLogger(__name__)
+
+
+class MilvusIndex:
+    """A Milvus Lite directory. Milvus does not fsync and may lose its tail in a power cut; what is lost is replayed."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the directory, whose name has to end in `.db`; its owner lock is held by the caller."""
+        self._path = path
+
+    def __enter__(self) -> Self:
+        """Open the directory; one that cannot be opened is begun anew, for all it holds is derived."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._client = MilvusClient(str(self._path))
+            self.bases()
+        except (MilvusException, Unavailable):
+            log.exception("the index at %s cannot be read and is built again", self._path)
+            server_manager_instance.release_server(str(self._path))
+            shutil.rmtree(self._path)
+            self._client = MilvusClient(str(self._path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the client and stop the engine's server in this process."""
+        self._client.close()
+        server_manager_instance.release_server(str(self._path))
+
+    def bases(self) -> set[int]:
+        """Return the numbers of the knowledge bases it has."""
+        with _translated():
+            names = (_COLLECTION.fullmatch(name) for name in self._client.list_collections())
+            return {int(name[1]) for name in names if name}
+
+    def create(self, base: int, dimensions: int) -> None:
+        """Make the collection where it is not there, and load it, for Milvus releases collections at a restart."""
+        name = _collection(base)
+        with _translated():
+            if not self._client.has_collection(name):
+                schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+                schema.add_field("row", DataType.INT64, is_primary=True)
+                schema.add_field("document", DataType.INT64)
+                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimensions)
+                index = self._client.prepare_index_params()
+                index.add_index("vector", index_type="IVF_FLAT", metric_type="COSINE", params={"params": _json(EXACT)})
+                self._client.create_collection(name, schema=schema, index_params=index)
+            self._client.load_collection(name)
+
+    def drop(self, base: int) -> None:
+        """Drop the collection."""
+        with _translated():
+            self._client.drop_collection(_collection(base))
+
+    def add(self, base: int, passages: Sequence[tuple[int, int]], vectors: Vectors) -> None:
+        """Add (row, document number) with their vectors; a row that is there is replaced."""
+        for start in range(0, len(passages), ROWS_ADDED_AT_ONCE):
+            some = slice(start, start + ROWS_ADDED_AT_ONCE)
+            records = [
+                {"row": row, "document": document, "vector": vector}
+                for (row, document), vector in zip(passages[some], vectors[some], strict=True)
+            ]
+            with _translated():
+                self._client.upsert(_collection(base), records, timeout=_TIMEOUT_S)
+
+    def remove(self, base: int, rows: Sequence[int]) -> None:
+        """Remove rows by primary key."""
+        for start in range(0, len(rows), ROWS_REMOVED_AT_ONCE):
+            with _translated():
+                some = [int(row) for row in rows[start : start + ROWS_REMOVED_AT_ONCE]]
+                self._client.delete(_collection(base), ids=some, timeout=_TIMEOUT_S)
+
+    def settle(self, base: int) -> None:
+        """Flush: what is in memory becomes an indexed segment."""
+        with _translated():
+            self._client.flush(_collection(base), timeout=_TIMEOUT_S)
+
+    def rows(self, base: int) -> set[int]:
+        """Return every row of the collection, read in windows of the primary key."""
+        found: set[int] = set()
+        after = -1
+        while True:
+            page = self._page(base, after)
+            found.update(page)
+            if len(page) < ROWS_LISTED_AT_ONCE:
+                return found
+            after = max(page)
+
+    def _page(self, base: int, after: int) -> list[int]:
+        with _translated():
+            page: list[dict[str, Any]] = self._client.query(
+                _collection(base), filter=f"row > {after}", output_fields=["row"], timeout=_TIMEOUT_S
+            )
+        return [int(record["row"]) for record in page]
+
+    def search(self, base: int, vectors: Vectors, limit: int, selection: Selection | None) -> list[Ranking]:
+        """Return for each vector at most `limit` rows of the collection with their cosine, nearest first."""
+        with _translated():
+            answers = self._client.search(
+                _collection(base),
+                data=list(vectors),
+                anns_field="vector",
+                filter=_expression(selection),
+                limit=limit,
+                output_fields=["row"],
+                search_params={"metric_type": "COSINE", "params": {"nprobe": 1}},
+                timeout=_TIMEOUT_S,
+            )
+        return [[(int(hit["row"]), float(hit["distance"])) for hit in answer] for answer in answers]
+
+
+def _collection(base: int) -> str:
+    return f"kb_{base}"
+
+
+def _expression(selection: Selection | None) -> str:
+    """Return the filter: numbers of ours alone, for no text of a caller ever enters an expression."""
+    if selection is None or (selection.excluded and not selection.documents):
+        return ""
+    numbers = ",".join(str(int(number)) for number in selection.documents)
+    return f"document {'not in' if selection.excluded else 'in'} [{numbers}]"
+
+
+def _json(parameters: dict[str, int]) -> str:
+    return "{" + ", ".join(f'"{name}": {value}' for name, value in parameters.items()) + "}"
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn Milvus' failures into ours."""
+    try:
+        yield
+    except MilvusException as error:
+        raise Unavailable(f"the vector index failed: {error.message}", reason="index_failed") from error

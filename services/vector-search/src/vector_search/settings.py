@@ -1,0 +1,20 @@
+"""What an operator can change in vector-search."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from servicekit.settings import Address, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    """Read from the environment, with the prefix `VECTOR_SEARCH_`."""
+
+    model_config = SettingsConfigDict(env_prefix="VECTOR_SEARCH_", frozen=True, extra="ignore")
+
+    address: Address = "127.0.0.1:8085"
+    metrics_address: Address = "127.0.0.1:9085"
+    data_dir: Path = Field(
+        Path(".penstock/data/vector-search"), description="directory of the log and of the index; one process owns it"
+    )
+    search_threads: int = Field(2, ge=1, le=16, description="threads that search and read the log")
