@@ -143,7 +143,7 @@ def prepare_backends(environment: TritonEnvironment, site: Path) -> Path:
     folder = environment.folder / "backends" / "python"
     folder.mkdir(parents=True, exist_ok=True)
     for source in (*(server / "backends/python").iterdir(), stub):
-        if not (folder / source.name).exists():
+        if source.is_file() and not (folder / source.name).exists():
             shutil.copy2(source, folder / source.name)
     return folder.parent
 
