@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ class RunningStack:
 
     url: str
     grpc: str
-    api_key: str
-    admin_key: str
-    environment: Mapping[str, str]
+    api_key: str = field(repr=False)
+    admin_key: str = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
 
     def penstock(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `penstock` command against this stack."""

@@ -16,7 +16,6 @@ from stack_process import ROOT, RunningStack, running_stack  # noqa: E402
 
 PORT_OFFSET = 10_000
 UPSTREAM_PORT = 18_999
-UPSTREAM_MODEL = "fast-upstream"
 CATALOGUE = """
   - name: fast-upstream
     task: generate
@@ -25,8 +24,15 @@ CATALOGUE = """
     context_tokens: 32768
     queue: {max_concurrent: 64, max_waiting: 256}
     timeout_s: 20
+  - name: endless-upstream
+    task: generate
+    description: Writes until it is left; a test runs it
+    openai: {upstream: endless, model: endless}
+    context_tokens: 32768
+    timeout_s: 60
 upstreams:
   bench: {base_url: "http://127.0.0.1:18999/v1"}
+  endless: {base_url: "http://127.0.0.1:18998/v1"}
 """
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import httpx
 import pytest
-from servicekit.testing import eventually
 from stack_process import RunningStack
 
 TEXT = {"id": "d", "media_type": "text/plain", "text": "Water falls on the turbine. It turns."}
@@ -101,18 +100,6 @@ async def test_no_key_a_wrong_key_and_a_narrow_key(stack: RunningStack) -> None:
         response = await anonymous.get("/v1/models", headers=wrong)
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
-
-
-async def test_a_client_that_leaves_frees_its_place(rest: httpx.AsyncClient) -> None:
-    async with rest.stream("POST", "/v1/ask", json=ask(stream=True)) as response:
-        assert response.status_code == 200
-
-    async def idle() -> bool:
-        page = (await httpx.AsyncClient(trust_env=False).get("http://127.0.0.1:19081/metrics")).text
-        lines = [line for line in page.splitlines() if "in_flight{" in line and "/v1/ask" in line]
-        return bool(lines) and all(line.endswith(" 0.0") for line in lines)
-
-    await eventually(idle)
 
 
 async def test_the_openapi_page_names_every_route(rest: httpx.AsyncClient) -> None:

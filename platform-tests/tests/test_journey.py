@@ -184,7 +184,7 @@ async def test_features_come_with_their_age(rest: httpx.AsyncClient) -> None:
     assert {"user_profile", "item_stats"} <= {view["name"] for view in views}
     view = next(view for view in views if view["name"] == "user_profile")
     names = [f"user_profile:{feature['name']}" for feature in view["features"]]
-    body = {"features": names, "entities": [{"user_id": 1}, {"user_id": 999_999}]}
+    body = {"features": names, "entities": [{"user_id": "u1"}, {"user_id": "nobody"}]}
     rows = (await rest.post("/v1/features/read", json=body)).json()["data"]
     known, unknown = ({value["status"] for value in row["values"]} for row in rows)
     assert known <= {"present", "stale"}

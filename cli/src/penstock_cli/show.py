@@ -33,20 +33,18 @@ def report_row(report: ProcessReport) -> dict[str, Any]:
 
 def processes(console: Console, reports: Sequence[ProcessReport]) -> None:
     """Print every process in a table."""
-    table = Table("process", "state", "ready", "pid", "up", "ports", "metrics page", box=None, header_style="bold")
+    table = Table("process", "state", "ready", "pid", "up", "ports", box=None, header_style="bold")
     for report in reports:
-        ports = dict(report.process.ports)
-        metrics = f"http://127.0.0.1:{ports.pop('metrics')}/metrics"
         table.add_row(
             report.process.name,
             report.state.state.lower(),
             "[green]yes[/]" if report.ready else "[red]no[/]",
             str(report.state.pid),
             f"{report.state.uptime_s} s",
-            "  ".join(f"{kind} {port}" for kind, port in ports.items()),
-            metrics,
+            "  ".join(f"{kind} {port}" for kind, port in report.process.ports.items()),
         )
     console.print(table)
+    console.print("[dim]Everything listens on 127.0.0.1; Prometheus pages are http://127.0.0.1:METRICS-PORT/metrics[/]")
 
 
 def models(console: Console, listed: Sequence[dict[str, Any]]) -> None:

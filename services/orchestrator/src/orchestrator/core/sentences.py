@@ -9,6 +9,7 @@ MARKERS: Final = r"(?:\s*\[\d{1,3}(?:\s*,\s*\d{1,3})*\])*"
 STOP: Final = r"[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]]*|[\u3002\uff01\uff1f][\u300d\u300f\u201d)]*"
 MODEL_TEXT: Final = re.compile(rf"(?:{STOP}|(?P<line>\n)){MARKERS}")  # models do not wrap lines
 DOCUMENT_TEXT: Final = re.compile(rf"(?:{STOP}|(?P<line>\n)\s*\n){MARKERS}")
+HEADING: Final = re.compile(r"^#{1,6} .*$", re.MULTILINE)  # Markdown's: it belongs to no sentence
 MAY_STOP: Final = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\n]")
 PARTIAL_MARKER: Final = re.compile(r"\[[\d,\s]*")
 FIRST_WORD: Final = re.compile(r"[^\W\d_]+")
@@ -71,15 +72,21 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Return start and end, in characters, of each sentence of a document's text, white space around it left out."""
     spans: list[tuple[int, int]] = []
     start = 0
+    for heading in HEADING.finditer(text):
+        spans += [*_spans(text[: heading.start()], start), heading.span()]
+        start = heading.end()
+    return [*spans, *_spans(text, start)]
+
+
+def _spans(text: str, start: int) -> Iterator[tuple[int, int]]:
     while start < len(text):
         end, _ = _next_end(text, start, start, DOCUMENT_TEXT, final=True)
         stop = len(text) if end is None else end
         sentence = text[start:stop]
         lead = len(sentence) - len(sentence.lstrip())
         if sentence.strip():
-            spans.append((start + lead, start + len(sentence.rstrip())))
+            yield start + lead, start + len(sentence.rstrip())
         start = stop
-    return spans
 
 
 def _next_end(
