@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SHORTEST, LONGEST = 120, 900
+SHORTEST, LONGEST = 80, 900
 QUESTION_WORDS = 14
+PROSE = re.compile(r"[A-Z][a-z]+ [a-z].*\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,10 @@ class Passage:
 
 
 def passages(count: int) -> list[Passage]:
-    """Return the first `count` distinct paragraphs of 120 to 900 characters, the same ones on every run."""
+    """Return the first `count` distinct paragraphs of 80 to 900 characters, the same ones on every run."""
     found: dict[str, Passage] = {}
     for text in _paragraphs():
-        if text not in found and SHORTEST <= len(text) <= LONGEST:
+        if text not in found and SHORTEST <= len(text) <= LONGEST and PROSE.match(text):
             question = " ".join(text.split()[:QUESTION_WORDS]) + "?"
             found[text] = Passage(f"passage-{len(found):05}", text, question)
             if len(found) == count:

@@ -13,7 +13,7 @@ import uvloop
 
 HEADER_END = b"\r\n\r\n"
 LENGTH = re.compile(rb"content-length:\s*(\d+)", re.IGNORECASE)
-FIRST_SENTENCE = re.compile(r'<passage n="1"[^>]*>\n(.+?[.!?])(?:\s|$)', re.DOTALL)
+FIRST_SENTENCE = re.compile(r'<passage n="1"[^>]*>\n(.+?[.!?])(?:\s|$)')
 NOTHING = "The passages do not answer this question."
 
 

@@ -21,7 +21,7 @@ def test_ingest_ask_models_status_and_logs(stack: RunningStack, tmp_path: Path) 
     assert "extractive-reader" in models
     status = stack.penstock("status")
     assert status.returncode == 0
-    assert "metrics 19081" in status.stdout
+    assert "metrics 19081" in " ".join(status.stdout.split())
     assert '"service":"gateway"' in stack.penstock("logs", "gateway").stdout
 
 
