@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import httpx
 import pytest
@@ -160,3 +161,12 @@ async def test_a_new_knowledge_base_is_bound_to_the_encoder_of_now(http: httpx.A
 async def test_a_row_that_is_rejected_is_named(http: httpx.AsyncClient) -> None:
     pushed = (await http.post("/v1/features/push", json=PUSH)).json()
     assert pushed["rejected"] == [{"index": 1, "reason": "late_event", "message": "late"}]
+
+
+async def test_the_page_of_the_api_needs_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
+    page = (await http.get("/docs")).text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 2
+    for asset in assets:
+        assert asset.startswith("/")
+        assert (await http.get(asset)).status_code == 200

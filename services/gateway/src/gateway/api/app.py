@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from fastapi_offline import FastAPIOffline
 from servicekit.identity import Identity
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -104,7 +105,9 @@ def rest_app(
     limits: Limits = Limits(),
 ) -> FastAPI:
     """Return the application: the operations, health without a key, and the OpenAPI page."""
-    app = FastAPI(title="Penstock", version="0.1.0", redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY)
+    app = FastAPIOffline(
+        title="Penstock", version="0.1.0", redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
+    )
     offered = operations(calls)
     for operation in offered:
         app.add_api_route(
