@@ -88,7 +88,7 @@ def free_ports(count: int) -> list[int]:
 @pytest.fixture
 def server(repository: Path) -> Iterator[Running]:
     if not ENVIRONMENT.exists():
-        pytest.skip(f"no Triton environment at {ENVIRONMENT}")
+        pytest.fail(f"no Triton environment at {ENVIRONMENT}: `make setup` makes it")
     ports = free_ports(3)
     command = [sys.executable, "-m", "model_repository", "serve", "--load", "minilm-l6"]
     command += ["--repository", str(repository), "--triton-env", str(ENVIRONMENT)]

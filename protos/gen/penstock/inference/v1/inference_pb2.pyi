@@ -183,55 +183,37 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    STARTED_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
-    FINISHED_FIELD_NUMBER: _builtins.int
-    text: _builtins.str
-    """The next piece of the answer, never empty."""
-    @_builtins.property
-    def started(self) -> Global___GenerationStarted: ...
-    @_builtins.property
-    def finished(self) -> Global___GenerationFinished: ...
-    def __init__(
-        self,
-        *,
-        started: Global___GenerationStarted | None = ...,
-        text: _builtins.str = ...,
-        finished: Global___GenerationFinished | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "started", b"started", "text", b"text"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "finished", b"finished", "started", b"started", "text", b"text"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text", "finished"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
-
-Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
-
-@_typing.final
-class GenerationStarted(_message.Message):
-    """Sent when the backend has accepted the request."""
+    """A part of an answer; every message carries at least one of its fields."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SERVED_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The next piece of the answer; empty only where the message is there for another field."""
     @_builtins.property
-    def served(self) -> Global___ServedModel: ...
+    def served(self) -> Global___ServedModel:
+        """What serves the request; in the first message alone, sent when the backend has accepted the request."""
+
+    @_builtins.property
+    def finished(self) -> Global___GenerationFinished:
+        """How the answer ended; in the last message alone."""
+
     def __init__(
         self,
         *,
         served: Global___ServedModel | None = ...,
+        text: _builtins.str = ...,
+        finished: Global___GenerationFinished | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "served", b"served", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GenerationStarted: _TypeAlias = GenerationStarted  # noqa: Y015
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):

@@ -57,7 +57,8 @@ class InferenceServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Writes text. The first message is always `started`, the last `finished`; between them come `text` pieces.
+        """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
+        in one message, so a short answer may be a single one.
         Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
         UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
         Cancelling the call stops the backend.

@@ -34,7 +34,8 @@ class InferenceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceServiceAsyncStub: ...
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
-    """Writes text. The first message is always `started`, the last `finished`; between them come `text` pieces.
+    """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
+    in one message, so a short answer may be a single one.
     Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
     UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
     Cancelling the call stops the backend.
@@ -50,7 +51,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Writes text. The first message is always `started`, the last `finished`; between them come `text` pieces.
+    """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
+    in one message, so a short answer may be a single one.
     Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
     UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
     Cancelling the call stops the backend.
@@ -69,7 +71,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
-        """Writes text. The first message is always `started`, the last `finished`; between them come `text` pieces.
+        """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
+        in one message, so a short answer may be a single one.
         Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
         UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
         Cancelling the call stops the backend.
