@@ -20,7 +20,7 @@ def split(text: str) -> list[str]:
         ("First.\n\nSecond heading\n\nThird.", ["First.", "Second heading", "Third."]),
         ("Wrapped over\ntwo lines. Next.", ["Wrapped over\ntwo lines.", "Next."]),
         ("\u4eca\u65e5\u306f\u96e8\u3002\u660e\u65e5\u3002", ["\u4eca\u65e5\u306f\u96e8\u3002", "\u660e\u65e5\u3002"]),
-        ("Before\n## The ladder\nWhen it\nfails. Then", ["Before", "## The ladder", "When it\nfails.", "Then"]),
+        ("Before\n## The ladder\nWhen it\nfails. Then", ["Before", "When it\nfails.", "Then"]),
         ("e.g. this one. And that", ["e.g. this one.", "And that"]),
         ("", []),
         ("  \n ", []),

@@ -9,7 +9,7 @@ MARKERS: Final = r"(?:\s*\[\d{1,3}(?:\s*,\s*\d{1,3})*\])*"
 STOP: Final = r"[.!?\u2026]+[\"'\u2019\u201d\u00bb)\]]*|[\u3002\uff01\uff1f][\u300d\u300f\u201d)]*"
 MODEL_TEXT: Final = re.compile(rf"(?:{STOP}|(?P<line>\n)){MARKERS}")  # models do not wrap lines
 DOCUMENT_TEXT: Final = re.compile(rf"(?:{STOP}|(?P<line>\n)\s*\n){MARKERS}")
-HEADING: Final = re.compile(r"^#{1,6} .*$", re.MULTILINE)  # Markdown's: it belongs to no sentence
+HEADING: Final = re.compile(r"^#{1,6} .*$", re.MULTILINE)  # Markdown's: it is no sentence and belongs to none
 MAY_STOP: Final = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\n]")
 PARTIAL_MARKER: Final = re.compile(r"\[[\d,\s]*")
 FIRST_WORD: Final = re.compile(r"[^\W\d_]+")
@@ -73,7 +73,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start = 0
     for heading in HEADING.finditer(text):
-        spans += [*_spans(text[: heading.start()], start), heading.span()]
+        spans += _spans(text[: heading.start()], start)
         start = heading.end()
     return [*spans, *_spans(text, start)]
 
