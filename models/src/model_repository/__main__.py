@@ -1,4 +1,4 @@
-"""The command line of the model repository: build, serve, measure."""
+"""The command line of the model repository: build, serve, calibrate, measure."""
 
 import argparse
 import json
@@ -52,6 +52,20 @@ def measure(arguments: argparse.Namespace) -> None:
         _say(line)
 
 
+def calibrate_encoder(arguments: argparse.Namespace) -> None:
+    """Find the activation ranges of an encoder's int8 graph with its fp32 graph, and write them beside its card."""
+    # onnx and onnxruntime are heavy too.
+    from model_repository.activations import calibrate, write_spans  # noqa: PLC0415
+    from model_repository.measure import MeasuredEncoder, calibration_texts  # noqa: PLC0415
+
+    exact = MeasuredEncoder.open(arguments.repository / arguments.exact / "manifest.json")
+    texts = calibration_texts(arguments.questions)
+    spans = calibrate(exact.graph, exact.tokenizer, texts)
+    origin = f"calibrate: {len(texts)} texts of {arguments.questions.name}, every other article, through {exact.name}"
+    write_spans(arguments.output, spans, origin)
+    _say(f"{arguments.output}: {len(spans)} activations from {len(texts)} texts")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed command line, with the function to run in `run`."""
     parser = argparse.ArgumentParser(prog="model_repository", description=__doc__)
@@ -77,6 +91,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--otlp-endpoint", help="OTLP/HTTP URL for the server's spans, for example http://localhost:4318/v1/traces"
     )
     server.set_defaults(run=serve)
+    calibrator = commands.add_parser("calibrate", help="find the activation ranges of an int8 encoder")
+    calibrator.add_argument("--repository", type=Path, required=True, help="a repository with the fp32 encoder")
+    calibrator.add_argument("--exact", required=True, metavar="MODEL", help="name of the fp32 encoder there")
+    calibrator.add_argument("--questions", type=Path, required=True, help="a SQuAD-format file: its texts")
+    calibrator.add_argument("--output", type=Path, required=True, help="activations.json beside the encoder's card")
+    calibrator.set_defaults(run=calibrate_encoder)
     meter = commands.add_parser("measure", help="measure the encoders of a cpu repository on this machine")
     meter.add_argument("--repository", type=Path, required=True, help="a repository built for cpu")
     meter.add_argument(

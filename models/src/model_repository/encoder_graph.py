@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from model_repository.activations import Spans
 from model_repository.quantisation import quantise_columns, quantise_rows
 
 OPSET = 20
@@ -51,14 +52,22 @@ class GraphWriter:
         return output
 
 
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A dense layer: weight [in, out] and bias [out]."""
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+
 class Dialect(Protocol):
     """How the parts that differ between runtimes are written."""
 
     def look_up(self, graph: GraphWriter, table: npt.NDArray[np.float32], ids: str) -> str:
         """Rows [N, L, hidden] of the word table for ids [N, L]."""
 
-    def multiply(self, graph: GraphWriter, states: str, weight: npt.NDArray[np.float32], output: str) -> str:
-        """states [N, L, in] times weight [in, out]."""
+    def dense(self, graph: GraphWriter, states: str, layer: Dense, output: str) -> str:
+        """states [N, L, in] times weight plus bias."""
 
     def attend(self, graph: GraphWriter, query_key_value: Sequence[str], shape: EncoderShape, output: str) -> str:
         """Multi-head attention over three [N, L, hidden]; padding has weight zero."""
@@ -71,9 +80,11 @@ class PortableFloat:
         """Rows of the fp32 table."""
         return graph.node("Gather", [graph.constant("words", table), ids], "embeddings.words")
 
-    def multiply(self, graph: GraphWriter, states: str, weight: npt.NDArray[np.float32], output: str) -> str:
-        """A plain MatMul."""
-        return graph.node("MatMul", [states, graph.constant(f"{output}.weight", weight)], output)
+    def dense(self, graph: GraphWriter, states: str, layer: Dense, output: str) -> str:
+        """A plain MatMul and Add."""
+        weight = graph.constant(f"{output}.product.weight", layer.weight)
+        product = graph.node("MatMul", [states, weight], f"{output}.product")
+        return graph.node("Add", [product, graph.constant(f"{output}.bias", layer.bias)], output)
 
     def attend(self, graph: GraphWriter, query_key_value: Sequence[str], shape: EncoderShape, output: str) -> str:
         """softmax(Q K^T / sqrt(size) + mask) V, head by head."""
@@ -109,12 +120,15 @@ class FusedFloat(PortableFloat):
         return graph.node("MultiHeadAttention", inputs, output, MICROSOFT, num_heads=shape.heads)
 
 
+@dataclass(frozen=True, slots=True)
 class FusedInt8(FusedFloat):
-    """int8 weights with a scale per output, uint8 activations with a scale per token.
+    """int8 weights with a scale per output, uint8 activations with the fixed range that calibration found.
 
-    The usual dynamic quantisation has one activation scale per tensor, so that a text's vector moves with the texts and
-    the padding it is batched with. Here tokens share no scale: the vector of a text depends on the text alone.
+    The usual dynamic quantisation has one activation scale per tensor and batch, so that a text's vector moves with the
+    texts and the padding it is batched with. Fixed ranges cost no reduction, and a vector depends on its text alone.
     """
+
+    spans: Spans
 
     def look_up(self, graph: GraphWriter, table: npt.NDArray[np.float32], ids: str) -> str:
         """Rows of the int8 table times the scale of each row."""
@@ -124,26 +138,23 @@ class FusedInt8(FusedFloat):
         factors = graph.node("Gather", [graph.constant("words.scale", scales), ids], "embeddings.scales")
         return graph.node("Mul", [floats, factors], "embeddings.words")
 
-    def multiply(self, graph: GraphWriter, states: str, weight: npt.NDArray[np.float32], output: str) -> str:
-        """Bring each token to [-1, 1], multiply in integers, and give each token its size back."""
-        codes, scales = quantise_columns(weight)
-        zero = graph.constant("activation.zero", np.uint8(128))
-        step = graph.constant("activation.step", np.float32(1 / 127))
-        unit, largest = self._unit(graph, states)
-        quantised = _once(graph, "QuantizeLinear", [unit, step, zero], f"{states}.uint8")
+    def dense(self, graph: GraphWriter, states: str, layer: Dense, output: str) -> str:
+        """Shrink the outlier channels, multiply in integers, and give the sizes and the bias back."""
+        span = self.spans[states]
+        factors = span.factors(len(layer.weight))
+        codes, scales = quantise_columns(layer.weight * factors[:, None])
+        if span.outliers:
+            shrink = graph.constant(f"{states}.shrink", 1 / factors)
+            shrunk = _once(graph, "Mul", [states, shrink], f"{states}.shrunk")
+        else:
+            shrunk = states
+        step = graph.constant(f"{states}.step", np.float32(span.step))
+        zero = graph.constant(f"{states}.zero", np.uint8(span.zero))
+        quantised = _once(graph, "QuantizeLinear", [shrunk, step, zero], f"{states}.uint8")
         weights = graph.constant(f"{output}.int8", codes), graph.constant(f"{output}.scale", scales)
-        inputs = [quantised, weights[0], step, weights[1], zero, ""]
-        product = graph.node("MatMulIntegerToFloat", inputs, f"{output}.unit", MICROSOFT)
-        return graph.node("Mul", [product, largest], output)
-
-    def _unit(self, graph: GraphWriter, states: str) -> tuple[str, str]:
-        """states / largest, and largest [N, L, 1]: the greatest absolute value of each token."""
-        sizes = _once(graph, "Abs", [states], f"{states}.abs")
-        last = graph.constant("axis.last", np.array([-1], np.int64))
-        largest = _once(graph, "ReduceMax", [sizes, last], f"{states}.peak", keepdims=1)
-        least = graph.constant("least.peak", np.float32(1e-9))
-        peak = _once(graph, "Max", [largest, least], f"{states}.largest")
-        return _once(graph, "Div", [states, peak], f"{states}.in_unit"), peak
+        bias = graph.constant(f"{output}.bias", layer.bias)
+        inputs = [quantised, weights[0], step, weights[1], zero, "", bias]
+        return graph.node("MatMulIntegerToFloat", inputs, output, MICROSOFT)
 
 
 def build_encoder(weights: Weights, shape: EncoderShape, dialect: Dialect) -> onnx.ModelProto:
@@ -189,8 +200,7 @@ def _norm(graph: GraphWriter, weights: Weights, shape: EncoderShape, name: str, 
 
 def _dense(graph: GraphWriter, weights: Weights, dialect: Dialect, name: str, states: str) -> str:
     """states times the layer's weight (stored [out, in]) plus its bias."""
-    product = dialect.multiply(graph, states, weights[f"{name}.weight"].T, f"{name}.product")
-    return graph.node("Add", [product, graph.constant(f"{name}.bias", weights[f"{name}.bias"])], name)
+    return dialect.dense(graph, states, Dense(weights[f"{name}.weight"].T, weights[f"{name}.bias"]), name)
 
 
 def _embed(graph: GraphWriter, weights: Weights, shape: EncoderShape, dialect: Dialect) -> str:

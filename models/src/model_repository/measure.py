@@ -81,6 +81,13 @@ class MeasuredEncoder:
         return vectors
 
 
+def calibration_texts(path: Path) -> list[str]:
+    """Return the paragraphs of every other article of a SQuAD-format file, each with its first question."""
+    articles = json.loads(path.read_text("utf-8"))["data"][::2]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    return [text for one in paragraphs for text in (one["context"], one["qas"][0]["question"])]
+
+
 def measure_variants(repository: Path, questions: Path) -> Iterator[str]:
     """Yield YAML for the cards: `cost` and `quality` of each encoder. They take turns, so that noise hits all."""
     manifests = [path for path in sorted(repository.glob("*/manifest.json")) if "precision" in path.read_text("utf-8")]

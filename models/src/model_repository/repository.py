@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_repository.card import Card, CardError, EncoderSource, Target, Variant, read_cards
+from model_repository.activations import read_spans
+from model_repository.card import Card, CardError, EncoderSource, Graph, Target, Variant, read_cards
 from model_repository.encoder_graph import Dialect, FusedFloat, FusedInt8, PortableFloat, build_encoder
 from model_repository.weights import encoder_shape, find_folder, read_config, read_tokenizer, read_weights
 
-DIALECTS: dict[str, Dialect] = {"int8": FusedInt8(), "fp32": FusedFloat(), "portable": PortableFloat()}
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 GRAPH = "model.onnx"
+ACTIVATIONS = "activations.json"
 CONFIG = "config.pbtxt"
 IGNORED = shutil.ignore_patterns("__pycache__", CONFIG)
 
@@ -88,7 +89,9 @@ def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
     version = folder / str(plan.card.version)
     shutil.copytree(plan.triton, version, ignore=IGNORED)
     if plan.card.encoder and plan.variant:
-        identity = _write_encoder(plan.card.encoder, plan.variant.graph[plan.target], folder, version)
+        dialect = _dialect(plan.variant.graph[plan.target], plan.triton.parent / ACTIVATIONS)
+        identity = _write_encoder(plan.card.encoder, dialect, folder, version)
+        identity["precision"] = plan.variant.graph[plan.target]
         files = [folder / TOKENIZER, version / GRAPH]
     else:
         identity = {}
@@ -100,23 +103,30 @@ def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
     return {"name": plan.name, "target": plan.target, "served": plan.variant is None or plan.variant.served, **identity}
 
 
-def _write_encoder(source: EncoderSource, graph: str, folder: Path, version: Path) -> dict[str, Any]:
+def _write_encoder(source: EncoderSource, dialect: Dialect, folder: Path, version: Path) -> dict[str, Any]:
     """Write the graph and the tokenizer; return what identifies the encoder besides its digest."""
     published = find_folder(source)
     config = read_config(published)
     if config["hidden_size"] != source.dimensions:
         raise CardError(f"the card says {source.dimensions} dimensions, the weights {config['hidden_size']}")
-    model = build_encoder(read_weights(published), encoder_shape(config), DIALECTS[graph])
+    model = build_encoder(read_weights(published), encoder_shape(config), dialect)
     (version / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
     (folder / TOKENIZER).write_text(read_tokenizer(published), "utf-8")
     return {
         "dimensions": source.dimensions,
         "pooling": source.pooling,
         "max_tokens": source.max_tokens,
-        "precision": graph,
         "vocabulary": config["vocab_size"],
         "positions": config["max_position_embeddings"],
     }
+
+
+def _dialect(graph: Graph, activations: Path) -> Dialect:
+    if graph == "int8":
+        if not activations.exists():
+            raise CardError(f"{activations} is missing: `calibrate` writes it")
+        return FusedInt8(read_spans(activations))
+    return FusedFloat() if graph == "fp32" else PortableFloat()
 
 
 def _write_config(template: Path, target: Path, identity: dict[str, Any]) -> None:
@@ -131,6 +141,7 @@ def _inputs_digest(plan: Plan, output: Path) -> str:
     files = [*program, plan.triton.parent / "model.yaml", *_sources(plan.triton)]
     if plan.card.encoder:
         files += _sources(find_folder(plan.card.encoder))
+        files += plan.triton.parent.glob(ACTIVATIONS)
     if plan.card.needs.tokenizer:
         borrowed = output / plan.card.needs.tokenizer / TOKENIZER
         if not borrowed.exists():
