@@ -143,7 +143,7 @@ class FakeInference(inference_grpc.InferenceServiceServicer):
         self.world.saw(request, context)
         if request.model not in {"writer", "org/writer"}:
             raise NotFound(f"no model {request.model}")
-        yield inference.GenerateResponse(started=inference.GenerationStarted(served=SERVED))
+        yield inference.GenerateResponse(served=SERVED)
         async for piece in self.world.pieces():
             yield inference.GenerateResponse(text=piece)
         end = inference.GenerationFinished(finish_reason=inference.FINISH_REASON_STOP, usage=USAGE)

@@ -11,42 +11,42 @@ import grpc
 import orjson
 from aiohttp import web
 from inference.core.catalogue import Model, Provider, QueueLimits, Task
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Usage
+from inference.core.generation import Finished, FinishReason, Order, Piece, Usage
 from inference.core.ports import ModelState
 from inference.core.served_model import ServedModel
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
-ANSWER: tuple[Event, ...] = (
-    Accepted("v1"),
-    "Hello",
-    " there.",
-    Finished(FinishReason.STOP, Usage(3, 2, reported=True)),
+ANSWER = (
+    Piece("v1"),
+    Piece(text="Hello"),
+    Piece(text=" there."),
+    Piece(finished=Finished(FinishReason.STOP, Usage(3, 2, reported=True))),
 )
 _names = (f"model-{number}" for number in itertools.count())
 
 
 class FakeGenerator:
-    """Yields the events it was given; waits at `gate`, if it has one, before each text."""
+    """Yields the pieces it was given; waits at `gate`, if it has one, before each text."""
 
-    def __init__(self, events: Sequence[Event | Exception] = ANSWER, gate: asyncio.Event | None = None) -> None:
-        self.events = events
+    def __init__(self, pieces: Sequence[Piece | Exception] = ANSWER, gate: asyncio.Event | None = None) -> None:
+        self.pieces = pieces
         self.gate = gate
         self.orders: list[Order] = []
         self.timeouts_s: list[float] = []
         self.running = 0
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Event, None]:
+    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
         self.orders.append(order)
         self.timeouts_s.append(timeout_s)
         self.running += 1
         try:
-            for event in self.events:
-                if isinstance(event, Exception):
-                    raise event
-                if self.gate is not None and isinstance(event, str):
+            for piece in self.pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                if self.gate is not None and piece.text:
                     await self.gate.wait()
-                yield event
+                yield piece
         finally:
             self.running -= 1
 

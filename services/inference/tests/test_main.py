@@ -129,7 +129,7 @@ async def _exercise(service: asyncio.subprocess.Process, address: str) -> None:
         with caller():
             await eventually(lambda: _listed(channel, stub), timeout_s=20)
             first = channel.stream(stub.Generate, REQUEST)
-            assert (await anext(first)).HasField("started")
+            assert (await anext(first)).HasField("served")
             queued = tasks.create_task(_reason(channel, stub))
             await asyncio.sleep(0)
             await eventually(lambda: _listed(channel, stub))  # a later call is answered: the earlier one has arrived

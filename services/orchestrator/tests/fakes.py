@@ -11,7 +11,7 @@ from orchestrator.core.asking import Answerer, Clocks
 from orchestrator.core.document import Chunk, Embedded, KnownDocument, Parsed, Source, Stored
 from orchestrator.core.ingesting import Ingester
 from orchestrator.core.passage import Embedding, Encoder, Found, Passage, Query
-from orchestrator.core.ports import Finished, Started
+from orchestrator.core.ports import Finished, Piece
 from orchestrator.core.prompt import PromptBuilder
 from orchestrator.core.question import Message, Question, Sampling
 from orchestrator.core.steps import preparing
@@ -123,21 +123,21 @@ class FakeGenerator:
     closed: bool = False
 
     async def generate(
-        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float
-    ) -> AsyncGenerator[Started | str | Finished, None]:
+        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float, *, streaming: bool
+    ) -> AsyncGenerator[Piece, None]:
         self.asked.append((model, tuple(messages), sampling))
         self.timeouts.append(timeout_s)
         self.before(model)
         if model not in self.script:
             raise NotFound(f"no model {model}", reason="model_not_found")
         try:
-            yield Started(ServedModel(model, "1", "sha256:b", "triton"))
+            yield Piece(served=ServedModel(model, "1", "sha256:b", "triton"))
             for piece in self.script[model]:
                 if isinstance(piece, PenstockError):
                     raise piece
                 await asyncio.sleep(0)
-                yield piece
-            yield Finished(FinishReason.STOP, TokenUsage(100, 10, reported=True))
+                yield Piece(piece)
+            yield Piece(finished=Finished(FinishReason.STOP, TokenUsage(100, 10, reported=True)))
         finally:
             self.closed = True
 

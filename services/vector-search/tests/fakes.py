@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from servicekit.errors import Unavailable
 from servicekit.testing import eventually
+from vector_search.core.chunk_cache import ChunkCache
 from vector_search.core.corpus import Library
 from vector_search.core.fusion import Ranking
 from vector_search.core.knowledge import Chunk, Document, Encoder, Entry, KnowledgeBase, Passage, Scalar, Vectors
@@ -103,6 +104,9 @@ class FakeLog:
     def last_revision(self, tenant: str, name: str) -> int:
         return self._retired.get((tenant, name), 0)
 
+    def rows(self, base: int) -> list[int]:
+        return sorted(row for entry in self._of(base) for row in entry.rows)
+
     def texts(self, base: int) -> Iterator[tuple[Document, int, list[str]]]:
         for entry in self._of(base):
             yield entry.document, entry.first_row, [chunk.text for chunk in entry.chunks]
@@ -139,10 +143,14 @@ class FakeLog:
 
 
 class FakeDenseIndex:
-    """An exact index in memory; `broken` makes every change fail, `asked` keeps the size of each batch."""
+    """An exact index in memory; `broken` makes every change fail, `asked` keeps the size of each batch.
+
+    `short` lets its searches be made on the event loop.
+    """
 
     def __init__(self) -> None:
         self.broken = False
+        self.short = False
         self.asked: list[int] = []
         self._rows: dict[int, dict[int, tuple[int, Vectors]]] = {}
 
@@ -173,6 +181,9 @@ class FakeDenseIndex:
     def rows(self, base: int) -> set[int]:
         return set(self._rows[base])
 
+    def at_once(self, base: int, questions: int) -> bool:
+        return self.short
+
     def search(self, base: int, vectors: Vectors, limit: int, selection: Selection | None) -> list[Ranking]:
         self.asked.append(len(vectors))
         found = [
@@ -200,12 +211,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running(log: Log, index: DenseIndex) -> AsyncIterator[Running]:
+async def running(log: Log, index: DenseIndex, chunk_cache_bytes: int = 10_000) -> AsyncIterator[Running]:
     """Run a store on a log and an index until the block ends; wait until it is ready."""
     library = Library()
     with ThreadPoolExecutor(2) as readers:
         writer = Writer(library, log, index)
-        store = KnowledgeStore(library, log, writer, Searcher(log, index, readers), readers)
+        searcher = Searcher(index, ChunkCache(log, readers, chunk_cache_bytes), readers)
+        store = KnowledgeStore(library, log, writer, searcher, readers)
         work = asyncio.create_task(writer.run())
         try:
             await eventually(lambda: library.loading is None or work.done(), 20)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from vector_search.adapters.milvus import MilvusIndex
 from vector_search.adapters.sqlite import SqliteLog
+from vector_search.core.sized import Limits, SizedIndex
 from vector_search_fakes import ENCODER, entry_of, question_of, running
 
 FAKES = Path(__file__).with_name("fakes.py")
@@ -57,9 +58,10 @@ def killed_while_writing(folder: Path, acknowledgements: int) -> dict[str, int]:
     return acknowledged
 
 
-async def everything_is_there(folder: Path, acknowledged: dict[str, int]) -> None:
+async def everything_is_there(folder: Path, acknowledged: dict[str, int], rows: int) -> None:
+    """Search in memory or, with 0 rows there, in Milvus."""
     with SqliteLog(folder / "log.sqlite") as log, MilvusIndex(folder / "index.db") as index:
-        async with running(log, index) as made:
+        async with running(log, SizedIndex(index, log, Limits(rows, 1_000_000))) as made:
             base = made.store.get("acme", "kb")
             assert len(index.rows(base.number)) == base.chunk_count
             for name, number in acknowledged.items():
@@ -68,13 +70,14 @@ async def everything_is_there(folder: Path, acknowledged: dict[str, int]) -> Non
                 assert stored >= number, "a later version may be stored, for its answer may have been on the way"
                 found = await made.store.search("acme", "kb", question_of(chunks[0].text))
                 assert found.hits[0].document.id == name
-            _, revision, _ = await made.store.put("acme", "kb", entry_of("after", "later"), ENCODER)
+            _, revision, _ = await made.store.put("acme", "kb", entry_of("after", f"later {rows}"), ENCODER)
             assert revision == base.revision + 1
 
 
 def test_killed_while_writing(tmp_path: Path) -> None:
     acknowledged = killed_while_writing(tmp_path, 150)
-    asyncio.run(everything_is_there(tmp_path, acknowledged))
+    for rows in (0, 1_000):
+        asyncio.run(everything_is_there(tmp_path, acknowledged, rows))
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn", "garbage"])
@@ -92,4 +95,4 @@ def test_an_index_that_lost_its_tail_is_made_whole(tmp_path: Path, damage: str) 
     else:
         for file in index.rglob("*.json"):
             file.write_text("{")
-    asyncio.run(everything_is_there(tmp_path, acknowledged))
+    asyncio.run(everything_is_there(tmp_path, acknowledged, 0))

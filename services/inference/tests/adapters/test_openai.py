@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from inference.adapters.openai import OpenAIGenerator, OpenAIUpstream
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Sampling, Turn, Usage
+from inference.core.generation import Finished, FinishReason, Order, Piece, Sampling, Turn, Usage
 from inference_fakes import END, USAGE, FakeUpstream, chunk
 from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
 from servicekit.testing import eventually
@@ -22,21 +22,21 @@ async def connected(upstream: FakeUpstream) -> AsyncIterator[OpenAIGenerator]:
         yield OpenAIGenerator(connection, "up", "chat")
 
 
-async def answer(upstream: FakeUpstream, timeout_s: float = 5.0) -> list[Event]:
+async def answer(upstream: FakeUpstream, timeout_s: float = 5.0) -> list[Piece]:
     async with connected(upstream) as generator:
         return [event async for event in generator.generate(ORDER, timeout_s)]
 
 
-def text(events: Sequence[Event]) -> str:
-    return "".join(event for event in events if isinstance(event, str))
+def text(events: Sequence[Piece]) -> str:
+    return "".join(event.text for event in events)
 
 
-async def test_yields_accepted_text_finished_with_usage() -> None:
+async def test_yields_version_text_and_end_with_usage() -> None:
     upstream = FakeUpstream([chunk("Good"), chunk(" day"), END])
     events = await answer(upstream)
-    assert events[0] == Accepted("up-1")
+    assert events[0].version == "up-1"
     assert text(events) == "Good day"
-    assert events[-1] == Finished(FinishReason.STOP, Usage(7, 2, reported=True))
+    assert events[-1].finished == Finished(FinishReason.STOP, Usage(7, 2, reported=True))
 
 
 async def test_asks_for_a_stream_with_usage_and_passes_sampling_and_key() -> None:
@@ -56,10 +56,9 @@ async def test_asks_for_a_stream_with_usage_and_passes_sampling_and_key() -> Non
     assert "traceparent" not in upstream.asked_headers[0]
 
 
-async def test_pieces_that_arrive_together_are_one_text() -> None:
+async def test_what_arrives_together_is_one_piece() -> None:
     events = await answer(FakeUpstream([chunk("a") + chunk("b") + chunk("c") + END]))
-    assert events[1] == "abc"
-    assert len(events) == 3
+    assert events == [Piece("up-1", "abc", Finished(FinishReason.STOP, Usage(7, 2, reported=True)))]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
@@ -71,7 +70,7 @@ async def test_reads_events_however_they_are_cut(end: bytes) -> None:
 
 async def test_takes_an_end_without_done_and_without_usage() -> None:
     events = await answer(FakeUpstream([chunk("a"), chunk(finish_reason="length")]))
-    assert events[-1] == Finished(FinishReason.LENGTH, Usage(0, 0, reported=False))
+    assert events[-1].finished == Finished(FinishReason.LENGTH, Usage(0, 0, reported=False))
 
 
 HOSTILE = {
@@ -109,7 +108,7 @@ async def test_a_connection_that_breaks_mid_stream_is_a_failure() -> None:
 
 async def test_a_connection_that_breaks_after_the_end_does_no_harm() -> None:
     events = await answer(FakeUpstream([chunk("a"), END], break_off=True))
-    assert events[-1] == Finished(FinishReason.STOP, Usage(7, 2, reported=True))
+    assert events[-1].finished == Finished(FinishReason.STOP, Usage(7, 2, reported=True))
 
 
 async def test_a_wrong_content_type_is_a_failure() -> None:
@@ -157,7 +156,7 @@ async def test_closing_reaches_the_upstream_within_a_second() -> None:
     upstream = FakeUpstream([chunk("a")], hang=True)
     async with connected(upstream) as generator:
         async with aclosing(generator.generate(ORDER, 5.0)) as events:
-            assert await anext(events) == Accepted("up-1")
+            assert await anext(events) == Piece("up-1", "a")
         await asyncio.wait_for(upstream.gone.wait(), 1.0)
 
 
@@ -189,7 +188,7 @@ async def test_a_finished_answer_gives_its_connection_back() -> None:
 async def test_a_token_count_that_cannot_be_is_not_reported(count: Any) -> None:
     usage = chunk(choices=[], usage={"prompt_tokens": count, "completion_tokens": 1})
     events = await answer(FakeUpstream([chunk("a", "stop"), usage]))
-    assert events[-1] == Finished(FinishReason.STOP, Usage())
+    assert events[-1].finished == Finished(FinishReason.STOP, Usage())
 
 
 @pytest.mark.parametrize(("said", "passed_on"), [("nan", 1.0), ("-5", 1.0), ("1e9", 120.0), ("Fri, 01 Jan", 1.0)])
@@ -201,4 +200,4 @@ async def test_retry_after_is_kept_sane(said: str, passed_on: float) -> None:
 
 async def test_usage_in_every_chunk_counts_once() -> None:
     events = await answer(FakeUpstream([chunk("a", usage={"prompt_tokens": 7, "completion_tokens": 1}), USAGE, END]))
-    assert events[-1] == Finished(FinishReason.STOP, Usage(7, 2, reported=True))
+    assert events[-1].finished == Finished(FinishReason.STOP, Usage(7, 2, reported=True))

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_text import TritonGenerator
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Sampling, Turn, Usage
+from inference.core.generation import Finished, FinishReason, Order, Piece, Sampling, Turn, Usage
 from inference.core.ports import ModelState
 from inference.core.prompts import plain
 from inference_fakes import FakeTriton, final_response, text_response
@@ -27,7 +27,7 @@ async def connected(triton: FakeTriton) -> AsyncIterator[TritonServer]:
         yield server
 
 
-async def answer(triton: FakeTriton, timeout_s: float = 5.0) -> list[Event]:
+async def answer(triton: FakeTriton, timeout_s: float = 5.0) -> list[Piece]:
     async with connected(triton) as server:
         return [each async for each in TritonGenerator(server, "there", "chat", plain).generate(ORDER, timeout_s)]
 
@@ -40,7 +40,8 @@ async def test_speaks_the_tensors_of_the_vllm_backend() -> None:
     triton = FakeTriton()
     triton.responses = [text_response("Good", tokens=1), text_response(" day", "length", 2), final_response()]
     events = await answer(triton)
-    assert events == [Accepted("1"), "Good", " day", Finished(FinishReason.LENGTH, Usage(11, 3, reported=True))]
+    end = Finished(FinishReason.LENGTH, Usage(11, 3, reported=True))
+    assert events == [Piece("1", "Good"), Piece(text=" day"), Piece(finished=end)]
     request = triton.requests[0]
     assert tensor(request, "text_input") == b"\x03\0\0\0Hi?"
     assert orjson.loads(tensor(request, "sampling_parameters")[4:]) == {"max_tokens": 9, "stop": ["\n"]}
@@ -55,14 +56,15 @@ async def test_speaks_the_tensors_of_the_vllm_backend() -> None:
 async def test_the_final_response_ends_the_answer_even_if_the_stream_stays_open() -> None:
     triton = FakeTriton()
     triton.responses, triton.hang = [text_response("a", "stop", 1, final=True)], True
-    assert (await answer(triton))[-1] == Finished(FinishReason.STOP, Usage(11, 1, reported=True))
+    assert (await answer(triton))[-1].finished == Finished(FinishReason.STOP, Usage(11, 1, reported=True))
 
 
 async def test_a_stop_text_ends_the_answer_of_a_model_that_does_not_mind_it() -> None:
     triton = FakeTriton()
     triton.responses, triton.hang = [text_response("one ", tokens=1), text_response("line\nmore", tokens=3)], True
     events = await answer(triton)
-    assert events[1:] == ["one ", "line", Finished(FinishReason.STOP, Usage(11, 4, reported=True))]
+    assert "".join(piece.text for piece in events) == "one line"
+    assert events[-1].finished == Finished(FinishReason.STOP, Usage(11, 4, reported=True))
 
 
 @pytest.mark.parametrize("reason", ["None", "abort"])
@@ -131,7 +133,7 @@ async def test_closing_an_answer_cancels_the_stream() -> None:
     triton.responses, triton.hang = [text_response("a")], True
     async with connected(triton) as server:
         async with aclosing(TritonGenerator(server, "there", "chat", plain).generate(ORDER, 5.0)) as events:
-            assert await anext(events) == Accepted("1")
+            assert (await anext(events)).version == "1"
         await asyncio.wait_for(triton.gone.wait(), 1.0)
 
 

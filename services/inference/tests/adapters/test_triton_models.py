@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_text import TritonGenerator
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Sampling, Turn
+from inference.core.generation import FinishReason, Order, Piece, Sampling, Turn
 from inference.core.prompts import plain
 from servicekit.errors import InvalidInput, Unavailable
 from tritonclient.grpc import service_pb2 as oip
@@ -38,7 +38,7 @@ def infer_request(name: str, rows: list[list[int]]) -> bytes:
     return request.SerializeToString()
 
 
-async def generate(server: TritonServer, text: str, **sampling: Any) -> list[Event]:
+async def generate(server: TritonServer, text: str, **sampling: Any) -> list[Piece]:
     order = Order((Turn("user", text),), Sampling(**sampling))
     generator = TritonGenerator(server, "extractive-reader", "reader", plain)
     return [event async for event in generator.generate(order, 20.0)]
@@ -80,25 +80,27 @@ async def test_a_model_with_many_responses_needs_the_stream(server: TritonServer
 
 
 async def test_the_reader_answers_and_cites(server: TritonServer) -> None:
-    first, *texts, last = await generate(server, PROMPT, max_tokens=200)
-    assert isinstance(first, Accepted)
-    assert "1936" in "".join(map(str, texts))
-    assert "[1]" in "".join(map(str, texts))
-    assert isinstance(last, Finished)
+    pieces = await generate(server, PROMPT, max_tokens=200)
+    text, last = "".join(piece.text for piece in pieces), pieces[-1].finished
+    assert pieces[0].version
+    assert "1936" in text
+    assert "[1]" in text
+    assert last is not None
     assert last.reason is FinishReason.STOP
     assert last.usage.reported
     assert last.usage.output_tokens > 0
 
 
 async def test_the_reader_stops_at_the_token_limit(server: TritonServer) -> None:
-    last = (await generate(server, PROMPT, max_tokens=2))[-1]
-    assert isinstance(last, Finished)
+    last = (await generate(server, PROMPT, max_tokens=2))[-1].finished
+    assert last is not None
     assert last.reason is FinishReason.LENGTH
     assert last.usage.output_tokens == 2
 
 
 async def test_a_stop_text_ends_the_readers_answer(server: TritonServer) -> None:
-    _, *texts, last = await generate(server, PROMPT, stop=("1936",))
-    assert "1936" not in "".join(map(str, texts))
-    assert isinstance(last, Finished)
+    pieces = await generate(server, PROMPT, stop=("1936",))
+    assert "1936" not in "".join(piece.text for piece in pieces)
+    last = pieces[-1].finished
+    assert last is not None
     assert last.reason is FinishReason.STOP

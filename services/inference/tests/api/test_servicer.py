@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from inference.api.servicer import inference_service
 from inference.core.catalogue import Task
-from inference.core.generation import Accepted, Sampling, Turn
+from inference.core.generation import Finished, FinishReason, Piece, Sampling, Turn, Usage
 from inference.core.pool import Pool
 from inference.core.ports import ModelState
 from inference.core.served_model import ServedModel
@@ -34,6 +34,10 @@ class Client:
         request = pb.GenerateRequest(**{"model": "chat", "messages": [pb.Message(role="user", content="Hi")]} | fields)
         return [each async for each in self.channel.stream(self.stub.Generate, request, timeout_s=timeout_s)]
 
+    async def complete(self) -> pb.CompleteResponse:
+        request = pb.CompleteRequest(model="chat", messages=[pb.Message(role="user", content="Hi")])
+        return await self.channel.call(self.stub.Complete, request, timeout_s=5.0)
+
 
 @asynccontextmanager
 async def client(*models: ServedModel) -> AsyncIterator[Client]:
@@ -42,13 +46,40 @@ async def client(*models: ServedModel) -> AsyncIterator[Client]:
             yield Client(channel)
 
 
-async def test_streams_started_text_finished() -> None:
+async def test_streams_what_serves_text_and_end() -> None:
     async with client(generating(FakeGenerator(), "chat")) as inference:
         started, *texts, finished = await inference.generate()
-    assert started.started.served == pb.ServedModel(model="chat", version="v1", provider="triton")
+    assert started.served == pb.ServedModel(model="chat", version="v1", provider="triton")
     assert "".join(each.text for each in texts) == "Hello there."
     usage = pb.TokenUsage(input_tokens=3, output_tokens=2, reported=True)
     assert finished.finished == pb.GenerationFinished(finish_reason=pb.FINISH_REASON_STOP, usage=usage)
+
+
+async def test_a_short_answer_is_one_message() -> None:
+    whole = Piece("v1", "Hi.", Finished(FinishReason.STOP, Usage(3, 1, reported=True)))
+    async with client(generating(FakeGenerator([whole]), "chat")) as inference:
+        [answer] = await inference.generate()
+    assert (answer.served.version, answer.text, answer.finished.usage.output_tokens) == ("v1", "Hi.", 1)
+
+
+async def test_completes_an_answer_as_a_whole() -> None:
+    async with client(generating(FakeGenerator(), "chat")) as inference:
+        answer = await inference.complete()
+    assert answer.served == pb.ServedModel(model="chat", version="v1", provider="triton")
+    assert answer.text == "Hello there."
+    usage = pb.TokenUsage(input_tokens=3, output_tokens=2, reported=True)
+    assert answer.finished == pb.GenerationFinished(finish_reason=pb.FINISH_REASON_STOP, usage=usage)
+
+
+async def test_leaving_a_completion_stops_the_backend() -> None:
+    generator = FakeGenerator(gate=asyncio.Event())
+    served = generating(generator, "chat")
+    async with client(served) as inference, asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(inference.complete())
+        await eventually(lambda: generator.running == 1)
+        asking.cancel()
+        await eventually(lambda: generator.running == 0, timeout_s=1.0)
+        await eventually(lambda: served.queue.running == 0, timeout_s=1.0)
 
 
 async def test_translates_messages_and_sampling() -> None:
@@ -88,7 +119,7 @@ async def test_generating_needs_its_scope() -> None:
 
 
 async def test_a_failure_keeps_its_reason() -> None:
-    failing = FakeGenerator([Accepted("v1"), "half", Unavailable("x", reason="backend_failed", retry_after_s=1.0)])
+    failing = FakeGenerator([Piece("v1", "half"), Unavailable("x", reason="backend_failed", retry_after_s=1.0)])
     async with client(generating(failing, "chat")) as inference:
         with pytest.raises(Unavailable) as caught:
             await inference.generate()
@@ -107,7 +138,7 @@ async def test_a_caller_who_leaves_stops_the_backend() -> None:
 
 
 async def test_a_caller_who_leaves_while_we_write_stops_the_backend() -> None:
-    endless = FakeGenerator([Accepted("v1"), *["x" * 100_000] * 10_000])
+    endless = FakeGenerator([Piece("v1"), *[Piece(text="x" * 100_000)] * 10_000])
     served = generating(endless, "chat")
     async with client(served) as inference:
         request = pb.GenerateRequest(model="chat", messages=[pb.Message(role="user", content="Hi")])

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 from inference.core.catalogue import Task
-from inference.core.generation import Accepted, Sampling, Turn
+from inference.core.generation import Piece, Sampling, Turn
 from inference.core.pool import Pool
 from inference.core.ports import ModelState
 from inference.core.served_model import ServedModel
@@ -83,7 +83,7 @@ async def test_closing_stops_the_backend_and_frees_the_slot() -> None:
     generator = FakeGenerator(gate=asyncio.Event())
     served = generating(generator)
     async with aclosing(Pool([served]).generate(served.model.name, TURNS, Sampling())) as events:
-        assert await anext(events) == Accepted("v1")
+        assert await anext(events) == Piece("v1")
         assert (generator.running, served.queue.running) == (1, 1)
     assert (generator.running, served.queue.running) == (0, 0)
     assert sample("penstock_inference_failures_total", model=served.model.name, reason="cancelled") == 1
@@ -104,7 +104,7 @@ FAILURES: list[PenstockError] = [Unavailable("x", reason="backend_failed"), Time
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 async def test_a_backends_failure_reaches_the_caller_once_and_is_counted(failure: PenstockError) -> None:
-    generator = FakeGenerator([Accepted("v1"), "half", failure])
+    generator = FakeGenerator([Piece("v1", "half"), failure])
     served = generating(generator)
     with pytest.raises(type(failure)):
         await ask(Pool([served]), served.model.name)

@@ -12,7 +12,7 @@ from orchestrator.adapters.vector_search import VectorSearchClient
 from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
 from orchestrator.core.document import Chunk, Embedded, KnownDocument, Stored
 from orchestrator.core.passage import Embedding, Query
-from orchestrator.core.ports import Finished, Started
+from orchestrator.core.ports import Finished, Piece
 from orchestrator.core.question import Comparison, Condition, Message, Sampling, SearchMode
 from orchestrator_fakes import ENCODER
 from penstock.embedding.v1 import embedding_pb2, embedding_pb2_grpc
@@ -26,6 +26,8 @@ from servicekit.testing import caller, eventually, serving
 ENCODER_MESSAGE = embedding_pb2.Encoder(
     model=ENCODER.model, version="1", digest=ENCODER.digest, dimensions=2, pooling="mean", max_tokens=256
 )
+SERVED = ServedModel("m", "1", "d", "triton")
+END = Finished(FinishReason.LENGTH, TokenUsage(5, 2, reported=True))
 
 
 class Peer:
@@ -78,7 +80,7 @@ async def connected(peer: Peer) -> AsyncIterator[Channel]:
             (
                 "inference.v1.InferenceService",
                 inference_pb2_grpc.add_InferenceServiceServicer_to_server,
-                ("Generate", "ListModels", "GetModel"),
+                ("Generate", "Complete", "ListModels", "GetModel"),
             ),
             ("vector_search.v1.VectorSearchService", vectors_grpc.add_VectorSearchServiceServicer_to_server, documents),
         )
@@ -164,7 +166,7 @@ async def test_a_document_is_stored_and_known() -> None:
 
 def started() -> inference_pb2.GenerateResponse:
     served = inference_pb2.ServedModel(model="m", version="1", digest="d", provider="triton")
-    return inference_pb2.GenerateResponse(started=inference_pb2.GenerationStarted(served=served))
+    return inference_pb2.GenerateResponse(served=served)
 
 
 def finished() -> inference_pb2.GenerateResponse:
@@ -187,7 +189,8 @@ def fail(error: Exception) -> Callable[[], inference_pb2.GenerateResponse]:
 
 async def generate(channel: Channel) -> list[object]:
     client = InferenceClient(channel)
-    return [event async for event in client.generate("m", [Message("user", "hi")], Sampling(max_tokens=4, seed=0), 5)]
+    sampling = Sampling(max_tokens=4, seed=0)
+    return [piece async for piece in client.generate("m", [Message("user", "hi")], sampling, 5, streaming=True)]
 
 
 async def test_a_model_writes() -> None:
@@ -196,10 +199,10 @@ async def test_a_model_writes() -> None:
     async with connected(peer) as channel:
         events = await generate(channel)
     expected = [
-        Started(ServedModel("m", "1", "d", "triton")),
-        "a",
-        "a",
-        Finished(FinishReason.LENGTH, TokenUsage(5, 2, reported=True)),
+        Piece(served=SERVED),
+        Piece("a"),
+        Piece("a"),
+        Piece(finished=END),
     ]
     assert events == expected
     sampling = peer.requests[0].sampling
@@ -227,11 +230,33 @@ async def test_a_failure_mid_stream_keeps_its_kind(last: object, kind: type[Pens
     assert raised.value.reason == reason
 
 
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_whole_answer_is_one_piece(streaming: bool) -> None:
+    peer = Peer()
+    whole = {"served": started().served, "text": "a", "finished": finished().finished}
+    peer.script = [lambda: inference_pb2.GenerateResponse(**whole)]
+    peer.answers["Complete"] = inference_pb2.CompleteResponse(**whole)
+    async with connected(peer) as channel:
+        pieces = InferenceClient(channel).generate("m", [Message("user", "hi")], Sampling(), 5, streaming=streaming)
+        assert [piece async for piece in pieces] == [Piece("a", SERVED, END)]
+    assert [(turn.role, turn.content) for turn in peer.requests[0].messages] == [("user", "hi")]
+
+
+@pytest.mark.filterwarnings("ignore")
+async def test_a_bug_of_the_pool_is_a_failed_backend() -> None:
+    peer = Peer()
+    peer.error = KeyError("bug")
+    async with connected(peer) as channel:
+        with pytest.raises(Unavailable) as raised:
+            await anext(InferenceClient(channel).generate("m", [], Sampling(), 5, streaming=False))
+    assert raised.value.reason == "backend_failed"
+
+
 async def test_leaving_cancels_the_model() -> None:
     peer = Peer()
     peer.script = [started, *[text] * 100_000]
     async with connected(peer) as channel:
-        async with aclosing(InferenceClient(channel).generate("m", [], Sampling(), 5)) as events:
+        async with aclosing(InferenceClient(channel).generate("m", [], Sampling(), 5, streaming=True)) as events:
             await anext(events)
         await eventually(lambda: peer.cancelled)
 

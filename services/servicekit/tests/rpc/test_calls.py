@@ -165,7 +165,7 @@ async def test_nobody_listening_is_unavailable() -> None:
 
 async def test_leaving_a_stream_cancels_it_on_the_other_side() -> None:
     servicer = Inference()
-    scopes = {"Generate": "models", "ListModels": "", "GetModel": ""}
+    scopes = {"Generate": "models", "Complete": "models", "ListModels": "", "GetModel": ""}
     served = Service(
         "penstock.inference.v1.InferenceService",
         inference_grpc.add_InferenceServiceServicer_to_server,

@@ -53,6 +53,12 @@ def test_an_unsampled_trace_goes_on_inside_but_not_outside(file: Path) -> None:
     with span("served", parent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"):
         assert traceparent() is None
         assert str(propagated()).endswith("-00")
+        with span("inner") as inner:
+            inner.set("a", 1)
+            assert trace_id() == "0af7651916cd43dd8448eb211c80319c"
+        with pytest.raises(NotFound), span("failing"):
+            raise NotFound("it is not there")
+    assert trace_id() == ""
     assert not file.exists()
 
 

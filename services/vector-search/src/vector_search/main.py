@@ -10,8 +10,10 @@ from servicekit.rpc import serve
 from vector_search.adapters.owner import OwnedByAnother, owning
 from vector_search.adapters.sqlite import SqliteLog
 from vector_search.api.servicer import vector_search_api
+from vector_search.core.chunk_cache import ChunkCache
 from vector_search.core.corpus import Library
 from vector_search.core.searcher import Searcher
+from vector_search.core.sized import Limits, SizedIndex
 from vector_search.core.store import KnowledgeStore
 from vector_search.core.writer import Writer
 from vector_search.settings import Settings
@@ -25,11 +27,13 @@ async def run(settings: Settings) -> None:
         from vector_search.adapters.milvus import MilvusIndex  # noqa: PLC0415
 
         log = opened.enter_context(SqliteLog(settings.data_dir / "log.sqlite"))
-        index = opened.enter_context(MilvusIndex(settings.data_dir / "index.db"))
+        milvus = opened.enter_context(MilvusIndex(settings.data_dir / "index.db"))
+        index = SizedIndex(milvus, log, Limits(settings.exact_rows, settings.exact_bytes))
         readers = opened.enter_context(ThreadPoolExecutor(settings.search_threads, "reader"))
         library = Library()
         writer = Writer(library, log, index)
-        store = KnowledgeStore(library, log, writer, Searcher(log, index, readers), readers)
+        searcher = Searcher(index, ChunkCache(log, readers, settings.chunk_cache_bytes), readers)
+        store = KnowledgeStore(library, log, writer, searcher, readers)
         await serve(settings, [vector_search_api(store)], readiness=store.readiness, background=[writer.run])
 
 

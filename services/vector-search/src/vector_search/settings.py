@@ -18,3 +18,10 @@ class Settings(ServiceSettings):
         Path(".penstock/data/vector-search"), description="directory of the log and of the index; one process owns it"
     )
     search_threads: int = Field(2, ge=1, le=16, description="threads that search and read the log")
+    exact_rows: int = Field(
+        10_000, ge=0, le=100_000, description="chunks up to which a knowledge base is searched in memory; 0: none is"
+    )
+    exact_bytes: int = Field(
+        67_108_864, ge=0, le=2**40, description="bytes of all vectors in memory, the least recently used dropped first"
+    )
+    chunk_cache_bytes: int = Field(16_777_216, ge=0, le=2**40, description="bytes of chunks kept for the next search")

@@ -1,4 +1,4 @@
-"""The dense index's promises, kept by Milvus Lite and by the fake alike."""
+"""The dense index's promises, kept by Milvus Lite, in memory and by the fake alike."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from vector_search.adapters.milvus import MilvusIndex
+from vector_search.core.exact import ExactIndex
 from vector_search.core.ports import DenseIndex, Selection
 from vector_search_fakes import DIMENSIONS, FakeDenseIndex
 
@@ -15,10 +16,13 @@ VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 PASSAGES = [(row, row // 3) for row in range(1, ROWS + 1)]
 
 
-@pytest.fixture(params=["milvus", "fake"])
+@pytest.fixture(params=["milvus", "exact", "fake"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseIndex]:
     if request.param == "fake":
         yield FakeDenseIndex()
+        return
+    if request.param == "exact":
+        yield ExactIndex()
         return
     with MilvusIndex(tmp_path / "index.db") as opened:
         yield opened
@@ -82,3 +86,22 @@ def test_milvus_can_be_searched_after_a_restart(tmp_path: Path) -> None:
         index.create(1, DIMENSIONS)
         assert index.rows(1) == {row for row, _ in PASSAGES}
         assert index.search(1, VECTORS[:1], 1, None)[0][0][0] == 1
+
+
+def test_memory_answers_what_milvus_answers(tmp_path: Path) -> None:
+    """The same rows with scores within 1e-5, for vectors that are a little off length 1, alone and many together."""
+    exact = ExactIndex()
+    off = VECTORS * np.linspace(0.991, 1.009, ROWS, dtype=np.float32)[:, np.newaxis]
+    with MilvusIndex(tmp_path / "index.db") as milvus:
+        for index in (milvus, exact):
+            index.create(1, DIMENSIONS)
+            index.add(1, PASSAGES[:200], off[:200])
+            index.add(1, PASSAGES[200:], off[200:])
+            index.remove(1, range(20, 60))
+            index.settle(1)
+        for selection in (None, Selection((1, 2, 50, 51)), Selection((1, 2, 50, 999), excluded=True)):
+            for questions in (off[:1], off[:20]):
+                answers = zip(*(index.search(1, questions, 20, selection) for index in (milvus, exact)), strict=True)
+                for theirs, ours in answers:
+                    assert [row for row, _ in ours] == [row for row, _ in theirs]
+                    assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-5)

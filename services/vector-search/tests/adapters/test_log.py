@@ -34,6 +34,8 @@ def test_gives_back_what_it_took(log: Log) -> None:
     assert log.documents(1, "d", 10) == []
     assert log.chunks(1) == list(entry.chunks)
     assert list(log.texts(1)) == [(entry.document, 1, ["red 'fox'", "bläu\x00 hen"])]
+    assert log.rows(1) == [1, 2]
+    assert log.rows(99) == []
     assert log.passages([2, 99])[2].chunk == entry.chunks[1]
     [(passages, vectors)] = list(log.vectors(1, [2, 99]))
     assert [passage.row for passage in passages] == [2]

@@ -1,4 +1,4 @@
-"""The calls over a real server and a real stub, on Milvus Lite and SQLite."""
+"""The calls over a real server and a real stub, on SQLite and either of Milvus Lite and memory."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from servicekit.testing import caller, serving
 from vector_search.adapters.milvus import MilvusIndex
 from vector_search.adapters.sqlite import SqliteLog
 from vector_search.api.servicer import vector_search_api
+from vector_search.core.sized import Limits, SizedIndex
 from vector_search_fakes import DIMENSIONS, entry_of, running, vector_of
 
 ENCODER = embedding_pb2.Encoder(model="tiny", version="1", digest="sha256:" + "a" * 64, dimensions=DIMENSIONS)
@@ -31,11 +32,11 @@ class Client:
         return await self._channel.call(getattr(self._stub, method), request, timeout_s=10)
 
 
-@pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Client]:
+@pytest.fixture(params=[0, 1_000], ids=["milvus", "memory"])
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
     with SqliteLog(tmp_path / "log.sqlite") as log, MilvusIndex(tmp_path / "index.db") as index:
         async with (
-            running(log, index) as made,
+            running(log, SizedIndex(index, log, Limits(request.param, 1_000_000))) as made,
             serving(vector_search_api(made.store)) as address,
             Channel(address) as channel,
         ):

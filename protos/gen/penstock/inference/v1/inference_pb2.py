@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%penstock/inference/v1/inference.proto\x12\x15penstock.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xae\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x8f\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.penstock.inference.v1.Message\x12;\n\x08sampling\x18\x03 \x01(\x0b\x32).penstock.inference.v1.SamplingParameters\"\x91\x01\n\x10GenerateResponse\x12\x32\n\x06served\x18\x01 \x01(\x0b\x32\".penstock.inference.v1.ServedModel\x12\x0c\n\x04text\x18\x02 \x01(\t\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32).penstock.inference.v1.GenerationFinished\"O\n\x0bServedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\"\x82\x01\n\x12GenerationFinished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.penstock.inference.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.penstock.inference.v1.TokenUsage\"K\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x10\n\x08reported\x18\x03 \x01(\x08\"\xf4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04task\x18\x02 \x01(\x0e\x32 .penstock.inference.v1.ModelTask\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\r\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.penstock.inference.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.penstock.inference.v1.Model*\x81\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03*m\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x12\x15\n\x11MODEL_TASK_TENSOR\x10\x03\x32\xb1\x02\n\x10InferenceService\x12]\n\x08Generate\x12&.penstock.inference.v1.GenerateRequest\x1a\'.penstock.inference.v1.GenerateResponse0\x01\x12\x61\n\nListModels\x12(.penstock.inference.v1.ListModelsRequest\x1a).penstock.inference.v1.ListModelsResponse\x12[\n\x08GetModel\x12&.penstock.inference.v1.GetModelRequest\x1a\'.penstock.inference.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%penstock/inference/v1/inference.proto\x12\x15penstock.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xae\x01\n\x12SamplingParameters\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x04 \x03(\t\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x03\x88\x01\x01\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"\x8f\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.penstock.inference.v1.Message\x12;\n\x08sampling\x18\x03 \x01(\x0b\x32).penstock.inference.v1.SamplingParameters\"\x91\x01\n\x10GenerateResponse\x12\x32\n\x06served\x18\x01 \x01(\x0b\x32\".penstock.inference.v1.ServedModel\x12\x0c\n\x04text\x18\x02 \x01(\t\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32).penstock.inference.v1.GenerationFinished\"\x8f\x01\n\x0f\x43ompleteRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x30\n\x08messages\x18\x02 \x03(\x0b\x32\x1e.penstock.inference.v1.Message\x12;\n\x08sampling\x18\x03 \x01(\x0b\x32).penstock.inference.v1.SamplingParameters\"\x91\x01\n\x10\x43ompleteResponse\x12\x32\n\x06served\x18\x01 \x01(\x0b\x32\".penstock.inference.v1.ServedModel\x12\x0c\n\x04text\x18\x02 \x01(\t\x12;\n\x08\x66inished\x18\x03 \x01(\x0b\x32).penstock.inference.v1.GenerationFinished\"O\n\x0bServedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\"\x82\x01\n\x12GenerationFinished\x12:\n\rfinish_reason\x18\x01 \x01(\x0e\x32#.penstock.inference.v1.FinishReason\x12\x30\n\x05usage\x18\x02 \x01(\x0b\x32!.penstock.inference.v1.TokenUsage\"K\n\nTokenUsage\x12\x14\n\x0cinput_tokens\x18\x01 \x01(\r\x12\x15\n\routput_tokens\x18\x02 \x01(\r\x12\x10\n\x08reported\x18\x03 \x01(\x08\"\xf4\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x04task\x18\x02 \x01(\x0e\x32 .penstock.inference.v1.ModelTask\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0e\n\x06\x64igest\x18\x05 \x01(\t\x12\r\n\x05ready\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\x08 \x01(\r\x12.\n\ncreated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64\x65scription\x18\n \x01(\t\"\x13\n\x11ListModelsRequest\"B\n\x12ListModelsResponse\x12,\n\x06models\x18\x01 \x03(\x0b\x32\x1c.penstock.inference.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"?\n\x10GetModelResponse\x12+\n\x05model\x18\x01 \x01(\x0b\x32\x1c.penstock.inference.v1.Model*\x81\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03*m\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x12\x15\n\x11MODEL_TASK_TENSOR\x10\x03\x32\x8e\x03\n\x10InferenceService\x12]\n\x08Generate\x12&.penstock.inference.v1.GenerateRequest\x1a\'.penstock.inference.v1.GenerateResponse0\x01\x12[\n\x08\x43omplete\x12&.penstock.inference.v1.CompleteRequest\x1a\'.penstock.inference.v1.CompleteResponse\x12\x61\n\nListModels\x12(.penstock.inference.v1.ListModelsRequest\x1a).penstock.inference.v1.ListModelsResponse\x12[\n\x08GetModel\x12&.penstock.inference.v1.GetModelRequest\x1a\'.penstock.inference.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1336
-  _globals['_FINISHREASON']._serialized_end=1465
-  _globals['_MODELTASK']._serialized_start=1467
-  _globals['_MODELTASK']._serialized_end=1576
+  _globals['_FINISHREASON']._serialized_start=1630
+  _globals['_FINISHREASON']._serialized_end=1759
+  _globals['_MODELTASK']._serialized_start=1761
+  _globals['_MODELTASK']._serialized_end=1870
   _globals['_MESSAGE']._serialized_start=97
   _globals['_MESSAGE']._serialized_end=137
   _globals['_SAMPLINGPARAMETERS']._serialized_start=140
@@ -44,22 +44,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_end=460
   _globals['_GENERATERESPONSE']._serialized_start=463
   _globals['_GENERATERESPONSE']._serialized_end=608
-  _globals['_SERVEDMODEL']._serialized_start=610
-  _globals['_SERVEDMODEL']._serialized_end=689
-  _globals['_GENERATIONFINISHED']._serialized_start=692
-  _globals['_GENERATIONFINISHED']._serialized_end=822
-  _globals['_TOKENUSAGE']._serialized_start=824
-  _globals['_TOKENUSAGE']._serialized_end=899
-  _globals['_MODEL']._serialized_start=902
-  _globals['_MODEL']._serialized_end=1146
-  _globals['_LISTMODELSREQUEST']._serialized_start=1148
-  _globals['_LISTMODELSREQUEST']._serialized_end=1167
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1169
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1235
-  _globals['_GETMODELREQUEST']._serialized_start=1237
-  _globals['_GETMODELREQUEST']._serialized_end=1268
-  _globals['_GETMODELRESPONSE']._serialized_start=1270
-  _globals['_GETMODELRESPONSE']._serialized_end=1333
-  _globals['_INFERENCESERVICE']._serialized_start=1579
-  _globals['_INFERENCESERVICE']._serialized_end=1884
+  _globals['_COMPLETEREQUEST']._serialized_start=611
+  _globals['_COMPLETEREQUEST']._serialized_end=754
+  _globals['_COMPLETERESPONSE']._serialized_start=757
+  _globals['_COMPLETERESPONSE']._serialized_end=902
+  _globals['_SERVEDMODEL']._serialized_start=904
+  _globals['_SERVEDMODEL']._serialized_end=983
+  _globals['_GENERATIONFINISHED']._serialized_start=986
+  _globals['_GENERATIONFINISHED']._serialized_end=1116
+  _globals['_TOKENUSAGE']._serialized_start=1118
+  _globals['_TOKENUSAGE']._serialized_end=1193
+  _globals['_MODEL']._serialized_start=1196
+  _globals['_MODEL']._serialized_end=1440
+  _globals['_LISTMODELSREQUEST']._serialized_start=1442
+  _globals['_LISTMODELSREQUEST']._serialized_end=1461
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1463
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1529
+  _globals['_GETMODELREQUEST']._serialized_start=1531
+  _globals['_GETMODELREQUEST']._serialized_end=1562
+  _globals['_GETMODELRESPONSE']._serialized_start=1564
+  _globals['_GETMODELRESPONSE']._serialized_end=1627
+  _globals['_INFERENCESERVICE']._serialized_start=1873
+  _globals['_INFERENCESERVICE']._serialized_end=2271
 # @@protoc_insertion_point(module_scope)

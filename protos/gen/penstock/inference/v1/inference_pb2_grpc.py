@@ -40,6 +40,11 @@ class InferenceServiceStub:
                 request_serializer=penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/penstock.inference.v1.InferenceService/Complete',
+                request_serializer=penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/penstock.inference.v1.InferenceService/ListModels',
                 request_serializer=penstock_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -67,6 +72,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """Writes text and answers with the whole of it at once: for callers who show nothing before the end, at half the cost
+        of a stream. Errors and cancellation are those of Generate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the catalogue with each model's readiness.
         """
@@ -88,6 +101,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.FromString,
+                    response_serializer=penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -128,6 +146,33 @@ class InferenceService:
             '/penstock.inference.v1.InferenceService/Generate',
             penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             penstock_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.inference.v1.InferenceService/Complete',
+            penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
+            penstock_dot_inference_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,10 @@ class InferenceServiceStub:
     UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
     Cancelling the call stops the backend.
     """
+    Complete: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]
+    """Writes text and answers with the whole of it at once: for callers who show nothing before the end, at half the cost
+    of a stream. Errors and cancellation are those of Generate.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """Lists the catalogue with each model's readiness."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelRequest, _inference_pb2.GetModelResponse]
@@ -56,6 +60,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
     UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
     Cancelling the call stops the backend.
+    """
+    Complete: _aio.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]  # type: ignore[assignment]
+    """Writes text and answers with the whole of it at once: for callers who show nothing before the end, at half the cost
+    of a stream. Errors and cancellation are those of Generate.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the catalogue with each model's readiness."""
@@ -76,6 +84,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
         UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
         Cancelling the call stops the backend.
+        """
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _inference_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CompleteResponse, _abc.Awaitable[_inference_pb2.CompleteResponse]]:
+        """Writes text and answers with the whole of it at once: for callers who show nothing before the end, at half the cost
+        of a stream. Errors and cancellation are those of Generate.
         """
 
     @_abc_1.abstractmethod

@@ -69,16 +69,15 @@ class Calls:
         with _naming(conversation.model):
             async with _closing(self._models.generate(request)) as events:
                 async for event in events:
-                    match event.WhichOneof("event"):
-                        case "text":
-                            yield pb.StreamChatResponse(text=event.text)
-                        case "started":
-                            served = event.started.served
-                        case "finished":
-                            end = event.finished
-                            last = pb.ChatResponse(finish_reason=end.finish_reason, usage=end.usage, served=served)
-                            complete = True
-                            yield pb.StreamChatResponse(finished=last)
+                    if event.HasField("served"):
+                        served = event.served
+                    if event.text:
+                        yield pb.StreamChatResponse(text=event.text)
+                    if event.HasField("finished"):
+                        end = event.finished
+                        last = pb.ChatResponse(finish_reason=end.finish_reason, usage=end.usage, served=served)
+                        complete = True
+                        yield pb.StreamChatResponse(finished=last)
         _check_whole(complete)
 
     async def _answered(self, conversation: pb.Conversation, target: Pipeline) -> Chunks:

@@ -11,7 +11,7 @@ from servicekit import telemetry
 from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
 
 from inference.adapters.event_stream import EventStream, EventTooLong
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Usage
+from inference.core.generation import Finished, FinishReason, Order, Piece, Usage
 from inference.core.ports import BACKEND_FAILED
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -76,10 +76,10 @@ class OpenAIGenerator:
         self._upstream_name = upstream_name
         self._name = name
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Yield the events of an answer; raise Unavailable with reason backend_failed when it breaks off.
+    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off.
 
-        Pieces that arrive together are yielded as one text.
+        What arrives together is one piece.
         """
         response: aiohttp.ClientResponse | None = None
         try:
@@ -90,9 +90,10 @@ class OpenAIGenerator:
                 chunk = await response.content.readany()
                 if not chunk:
                     break
-                for event in answer.read(stream.feed(chunk)):
-                    yield event
-            yield answer.finished()
+                if (piece := answer.read(stream.feed(chunk))) is not None:
+                    yield piece
+            if not answer.complete:
+                yield Piece(finished=answer.finished())
             await _drain(response)
         except (aiohttp.ClientError, TimeoutError, EventTooLong, orjson.JSONDecodeError) as error:
             raise self._translate(error) from error
@@ -157,8 +158,8 @@ class _Answer:
         self._reason: FinishReason | None = None
         self._usage = Usage()
 
-    def read(self, payloads: list[bytes]) -> list[Event]:
-        """Return the events that came in together, their texts as one."""
+    def read(self, payloads: list[bytes]) -> Piece | None:
+        """Return what came in together, or None when that was nothing to tell."""
         texts: list[str] = []
         for payload in payloads:
             if payload == DONE:
@@ -168,13 +169,16 @@ class _Answer:
                 texts.append(self._read(orjson.loads(payload)))
             except (AttributeError, KeyError, TypeError) as error:
                 raise _failed(self._name, "the upstream sent an event of an unknown shape") from error
-        events: list[Event] = []
-        if payloads and not self._begun:
-            self._begun = True
-            events.append(Accepted(self._version))
-        if text := "".join(texts):
-            events.append(text)
-        return events
+        text = "".join(texts)
+        first = bool(payloads) and not self._begun
+        if not (first or text or self.complete):
+            return None
+        self._begun = True
+        return Piece(
+            self._version if first else None,
+            text,
+            self.finished() if self.complete else None,
+        )
 
     def finished(self) -> Finished:
         """Return the end of the answer; raise Unavailable when the upstream never told one."""

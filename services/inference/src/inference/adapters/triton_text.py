@@ -10,7 +10,7 @@ from servicekit.errors import Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, translate
-from inference.core.generation import Accepted, Event, Finished, FinishReason, Order, Sampling, Turn, Usage
+from inference.core.generation import Finished, FinishReason, Order, Piece, Sampling, Turn, Usage
 from inference.core.ports import BACKEND_FAILED
 from inference.core.stops import StopFilter
 
@@ -39,8 +39,8 @@ class TritonGenerator:
         self._prompt = prompt
         self._template = _template(triton_name)
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Yield the events of an answer; raise Unavailable with reason backend_failed when it breaks off."""
+    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off."""
         request = oip.ModelInferRequest()
         request.CopyFrom(self._template)
         request.raw_input_contents[0] = _string(self._prompt(order.turns).encode())
@@ -49,13 +49,14 @@ class TritonGenerator:
         try:
             async with aclosing(self._server.stream(request.SerializeToString(), timeout_s)) as responses:
                 async for response in responses:
-                    for event in answer.read(oip.ModelStreamInferResponse.FromString(response)):
-                        yield event
+                    piece = answer.read(oip.ModelStreamInferResponse.FromString(response))
+                    if piece is not None:
+                        yield piece
                     if answer.complete:
-                        break
+                        return
         except grpc.aio.AioRpcError as error:
             raise translate(error, self._name) from error
-        yield answer.finished()
+        raise answer.broken_off()
 
 
 class _Answer:
@@ -70,32 +71,34 @@ class _Answer:
         self._input_tokens: int | None = None
         self._output_tokens = 0
 
-    def read(self, response: Any) -> list[Event]:
-        """Return the events a response brings; not every model minds stop texts, so they are minded here."""
+    def read(self, response: Any) -> Piece | None:
+        """Return what a response brings, if anything; not every model minds stop texts, so they are minded here."""
         if response.error_message:
             raise self._failed(response.error_message)
         inner = response.infer_response
-        events: list[Event] = []
-        if not self._begun:
-            self._begun = True
-            events.append(Accepted(inner.model_version))
+        version = None if self._begun else inner.model_version
+        self._begun = True
         outputs = {output.name: raw for output, raw in zip(inner.outputs, inner.raw_output_contents, strict=False)}
         self._read_end(outputs)
         final = inner.parameters["triton_final_response"].bool_param
         text = self._stop.pass_on(_first_string(outputs.get("text_output", b"")).decode("utf-8", "replace"))
         if final and not self._stop.met:
             text += self._stop.rest()
-        if text:
-            events.append(text)
         if self._stop.met:
             self._reason = FinishReason.STOP
         self.complete = final or self._stop.met
-        return events
+        if version is None and not text and not self.complete:
+            return None
+        return Piece(version, text, self._finished() if self.complete else None)
 
-    def finished(self) -> Finished:
+    def broken_off(self) -> Unavailable:
+        """Return what a stream means that ended before the answer did."""
+        return self._failed("the stream ended without a finish reason")
+
+    def _finished(self) -> Finished:
         """Return the end of the answer; raise Unavailable when the model never told one."""
         if self._reason is None:
-            raise self._failed("the stream ended without a finish reason")
+            raise self.broken_off()
         usage = Usage(self._input_tokens or 0, self._output_tokens, reported=self._input_tokens is not None)
         return Finished(self._reason, usage)
 

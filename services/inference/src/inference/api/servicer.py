@@ -11,7 +11,7 @@ from penstock.inference.v1 import inference_pb2_grpc as pb_grpc
 from servicekit.rpc import Service
 
 from inference.core.catalogue import Task
-from inference.core.generation import Accepted, Event, FinishReason, Sampling, Turn
+from inference.core.generation import Finished, FinishReason, Piece, Sampling, Turn
 from inference.core.pool import Pool
 from inference.core.served_model import ServedModel
 
@@ -37,12 +37,27 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         self._loaded_at.FromDatetime(loaded_at)
 
     async def Generate(self, request: pb.GenerateRequest, _context: Any) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """Stream an answer: started, text pieces, finished."""
-        turns = [Turn(message.role, message.content) for message in request.messages]
-        answer = self._pool.generate(request.model, turns, _sampling(request.sampling))
-        async with aclosing(answer) as events:
-            async for event in events:
-                yield self._response(request.model, event)
+        """Stream an answer; what is there at a time is one message."""
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                yield pb.GenerateResponse(
+                    served=self._served(request.model, piece),
+                    text=piece.text,
+                    finished=_finished(piece.finished),
+                )
+
+    async def Complete(self, request: pb.CompleteRequest, _context: Any) -> pb.CompleteResponse:
+        """Write an answer as a whole."""
+        response = pb.CompleteResponse()
+        texts: list[str] = []
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                texts.append(piece.text)
+                response.MergeFrom(
+                    pb.CompleteResponse(served=self._served(request.model, piece), finished=_finished(piece.finished))
+                )
+        response.text = "".join(texts)
+        return response
 
     async def ListModels(self, _request: pb.ListModelsRequest, _context: Any) -> pb.ListModelsResponse:
         """List the catalogue."""
@@ -52,25 +67,17 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         """Return one model."""
         return pb.GetModelResponse(model=self._model(self._pool.find(request.name)))
 
-    def _response(self, name: str, event: Event) -> pb.GenerateResponse:
-        if isinstance(event, str):
-            return pb.GenerateResponse(text=event)
-        if isinstance(event, Accepted):
-            served = self._pool.find(name)
-            what = pb.ServedModel(
-                model=name,
-                version=event.version,
-                digest=served.state.digest,
-                provider=served.model.provider.value,
-            )
-            return pb.GenerateResponse(started=pb.GenerationStarted(served=what))
-        usage = pb.TokenUsage(
-            input_tokens=event.usage.input_tokens,
-            output_tokens=event.usage.output_tokens,
-            reported=event.usage.reported,
+    def _pieces(self, request: pb.GenerateRequest | pb.CompleteRequest) -> AsyncGenerator[Piece, None]:
+        turns = [Turn(message.role, message.content) for message in request.messages]
+        return self._pool.generate(request.model, turns, _sampling(request.sampling))
+
+    def _served(self, name: str, piece: Piece) -> pb.ServedModel | None:
+        if piece.version is None:
+            return None
+        served = self._pool.find(name)
+        return pb.ServedModel(
+            model=name, version=piece.version, digest=served.state.digest, provider=served.model.provider.value
         )
-        finished = pb.GenerationFinished(finish_reason=REASONS[event.reason], usage=usage)
-        return pb.GenerateResponse(finished=finished)
 
     def _model(self, served: ServedModel) -> pb.Model:
         model, state = served.model, served.state
@@ -86,6 +93,17 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             created_at=self._loaded_at,
             description=model.description,
         )
+
+
+def _finished(finished: Finished | None) -> pb.GenerationFinished | None:
+    if finished is None:
+        return None
+    usage = pb.TokenUsage(
+        input_tokens=finished.usage.input_tokens,
+        output_tokens=finished.usage.output_tokens,
+        reported=finished.usage.reported,
+    )
+    return pb.GenerationFinished(finish_reason=REASONS[finished.reason], usage=usage)
 
 
 def _sampling(message: pb.SamplingParameters) -> Sampling:
@@ -104,5 +122,5 @@ def inference_service(pool: Pool, loaded_at: datetime) -> Service:
         "penstock.inference.v1.InferenceService",
         pb_grpc.add_InferenceServiceServicer_to_server,
         InferenceServicer(pool, loaded_at),
-        {"Generate": "models", "ListModels": "", "GetModel": ""},
+        {"Generate": "models", "Complete": "models", "ListModels": "", "GetModel": ""},
     )

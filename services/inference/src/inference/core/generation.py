@@ -87,13 +87,6 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """The backend has begun; `version` is what it calls the model that answers."""
-
-    version: str
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The answer is complete."""
 
@@ -101,8 +94,16 @@ class Finished:
     usage: Usage
 
 
-Event = Accepted | str | Finished
-"""First Accepted, then pieces of the answer, none of them empty, then Finished."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What came at a time of an answer: all of a short one may be one piece, and no piece is empty.
+
+    The first has `version`, which is what the backend calls the model that answers; the last has `finished`.
+    """
+
+    version: str | None = None
+    text: str = ""
+    finished: Finished | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from servicekit.errors import InvalidInput, NotFound
 from servicekit.telemetry import Kind, Span, genai, span
 
 from inference.core.catalogue import Model, Task
-from inference.core.generation import Accepted, Event, Finished, Order, Sampling, Turn, check_turns
+from inference.core.generation import Finished, Order, Piece, Sampling, Turn, check_turns
 from inference.core.measures import Measures
 from inference.core.ports import TensorRunner
 from inference.core.served_model import ServedModel
@@ -35,7 +35,7 @@ class Pool:
             raise NotFound(f"there is no model {name[:200]!r}", reason="model_not_found", field="model")
         return served
 
-    async def generate(self, name: str, turns: Sequence[Turn], sampling: Sampling) -> AsyncGenerator[Event, None]:
+    async def generate(self, name: str, turns: Sequence[Turn], sampling: Sampling) -> AsyncGenerator[Piece, None]:
         """Write an answer; closing the generator stops the backend.
 
         Raises NotFound, InvalidInput, Unavailable (queue_full, queue_timeout, not_loaded, draining, backend_failed)
@@ -50,11 +50,11 @@ class Pool:
         start = time.monotonic()
         async with served.admitted() as left_s:
             with span(f"chat {name}", Kind.CLIENT, _chat_attributes(served.model, order.sampling)) as opened:
-                async with aclosing(served.generator.generate(order, left_s)) as events:
+                async with aclosing(served.generator.generate(order, left_s)) as pieces:
                     recorder = _Recorder(served.measures, opened, start)
-                    async for event in events:
-                        recorder.record(event)
-                        yield event
+                    async for piece in pieces:
+                        recorder.record(piece)
+                        yield piece
 
     async def infer(self, name: str, request: bytes) -> bytes:
         """Run a ModelInferRequest and return the ModelInferResponse; the errors are those of `generate`."""
@@ -109,7 +109,7 @@ class Pool:
 
 
 class _Recorder:
-    """Puts what an answer's events tell on its span and into the metrics."""
+    """Puts what an answer's pieces tell on its span and into the metrics."""
 
     def __init__(self, measures: Measures, opened: Span, start: float) -> None:
         self._measures = measures
@@ -117,25 +117,23 @@ class _Recorder:
         self._start = start
         self._waits_for_text = True
 
-    def record(self, event: Event) -> None:
-        if isinstance(event, str):
-            if self._waits_for_text:
-                self._waits_for_text = False
-                first_s = time.monotonic() - self._start
-                self._measures.first_token_s.observe(first_s)
-                self._span.set(genai.RESPONSE_TIME_TO_FIRST_CHUNK, first_s)
-        elif isinstance(event, Finished):
-            self._finish(event)
-        elif isinstance(event, Accepted):
-            self._span.set(genai.RESPONSE_MODEL, event.version)
+    def record(self, piece: Piece) -> None:
+        self._span.set(genai.RESPONSE_MODEL, piece.version)
+        if piece.text and self._waits_for_text:
+            self._waits_for_text = False
+            first_s = time.monotonic() - self._start
+            self._measures.first_token_s.observe(first_s)
+            self._span.set(genai.RESPONSE_TIME_TO_FIRST_CHUNK, first_s)
+        if piece.finished is not None:
+            self._finish(piece.finished)
 
-    def _finish(self, event: Finished) -> None:
-        self._span.set(genai.RESPONSE_FINISH_REASONS, (event.reason.value,))
-        if event.usage.reported:
-            self._span.set(genai.USAGE_INPUT_TOKENS, event.usage.input_tokens)
-            self._span.set(genai.USAGE_OUTPUT_TOKENS, event.usage.output_tokens)
-            self._measures.input_tokens.inc(event.usage.input_tokens)
-            self._measures.output_tokens.inc(event.usage.output_tokens)
+    def _finish(self, finished: Finished) -> None:
+        self._span.set(genai.RESPONSE_FINISH_REASONS, (finished.reason.value,))
+        if finished.usage.reported:
+            self._span.set(genai.USAGE_INPUT_TOKENS, finished.usage.input_tokens)
+            self._span.set(genai.USAGE_OUTPUT_TOKENS, finished.usage.output_tokens)
+            self._measures.input_tokens.inc(finished.usage.input_tokens)
+            self._measures.output_tokens.inc(finished.usage.output_tokens)
 
 
 def _chat_attributes(model: Model, sampling: Sampling) -> dict[str, str | int | float | bool]:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from inference.core.generation import Event, Order
+from inference.core.generation import Order, Piece
 
 NOT_LOADED = "not_loaded"
 BACKEND_FAILED = "backend_failed"
@@ -23,10 +23,10 @@ class ModelState:
 class Generator(Protocol):
     """Writes text with one model."""
 
-    def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Event, None]:
-        """Yield the events of an answer within `timeout_s`; closing the generator stops the backend.
+    def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of an answer within `timeout_s`; closing the generator stops the backend.
 
-        Raises InvalidInput, Unavailable or TimedOut. An answer that breaks off ends in an error, never in Finished.
+        Raises InvalidInput, Unavailable or TimedOut. An answer that breaks off ends in an error, never in `finished`.
         """
         ...
 

@@ -9,7 +9,7 @@ from servicekit.errors import Unavailable
 from servicekit.rpc import Channel, PeerFailed
 
 from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
-from orchestrator.core.ports import Finished, Started
+from orchestrator.core.ports import Finished, Piece
 from orchestrator.core.question import Message, Sampling
 
 
@@ -22,38 +22,48 @@ class InferenceClient:
         self._stub = pb_grpc.InferenceServiceStub(channel.grpc)
 
     async def generate(
-        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float
-    ) -> AsyncGenerator[Started | str | Finished, None]:
-        """Yield Started, pieces of text, Finished; a stream that breaks off is Unavailable, never a silent end."""
-        request = pb.GenerateRequest(
-            model=model,
-            messages=[pb.Message(role=message.role, content=message.content) for message in messages],
-            sampling=sampling_to_proto(sampling),
-        )
+        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float, *, streaming: bool
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces of an answer; a stream that breaks off is Unavailable, never a silent end.
+
+        Without `streaming` it is a unary call, which costs half of a stream even when that has one message.
+        """
+        turns = [pb.Message(role=message.role, content=message.content) for message in messages]
+        asked = sampling_to_proto(sampling)
         finished = False
         try:
+            if not streaming:
+                whole = pb.CompleteRequest(model=model, messages=turns, sampling=asked)
+                yield _piece(await self._channel.call(self._stub.Complete, whole, timeout_s=timeout_s))
+                return
+            request = pb.GenerateRequest(model=model, messages=turns, sampling=asked)
             responses = self._channel.stream(self._stub.Generate, request, timeout_s=timeout_s)
             async with aclosing(responses):  # type: ignore[type-var]  # it is a generator, declared as an iterator
                 async for response in responses:
-                    event = _event(response)
-                    finished = isinstance(event, Finished)
-                    yield event
+                    finished = response.HasField("finished")
+                    yield _piece(response)
         except PeerFailed as error:
             raise Unavailable(f"model {model} failed", reason="backend_failed") from error
         if not finished:
             raise Unavailable(f"model {model} broke off", reason="backend_failed")
 
 
-def _event(response: pb.GenerateResponse) -> Started | str | Finished:
-    kind = response.WhichOneof("event")
-    if kind == "text":
-        return response.text
-    if kind == "started":
-        served = response.started.served
-        return Started(ServedModel(served.model, served.version, served.digest, served.provider))
-    usage = response.finished.usage
+def _piece(response: pb.GenerateResponse | pb.CompleteResponse) -> Piece:
+    return Piece(
+        response.text,
+        _served(response.served) if response.HasField("served") else None,
+        _finished(response.finished) if response.HasField("finished") else None,
+    )
+
+
+def _served(served: pb.ServedModel) -> ServedModel:
+    return ServedModel(served.model, served.version, served.digest, served.provider)
+
+
+def _finished(finished: pb.GenerationFinished) -> Finished:
+    usage = finished.usage
     return Finished(
-        FinishReason(response.finished.finish_reason),
+        FinishReason(finished.finish_reason),
         TokenUsage(usage.input_tokens, usage.output_tokens, usage.reported),
     )
 

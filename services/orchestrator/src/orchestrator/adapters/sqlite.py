@@ -37,6 +37,7 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 KEEP_TIMEOUT_S: Final = 2.0
 MAX_BATCH: Final = 256
 MIN_GAP_S: Final = 0.008
+MAX_GAP_S: Final = 0.032
 EXPIRY_PERIOD_S: Final = 3600.0
 FULL: Final = ("database or disk is full", "no space left", "disk i/o error")
 DAY_S: Final = 86_400.0
@@ -123,14 +124,17 @@ class SqliteProvenanceStore:
             raise unavailable(error) from error
 
     async def write(self) -> None:
-        """Commit what waits, for ever; all that comes within MIN_GAP_S of the commit before shares the next."""
+        """Commit what waits, for ever; all that comes within a gap of the commit before shares the next.
+
+        The gap is MIN_GAP_S for each answer of that commit, MAX_GAP_S at most: a lone caller hardly waits, many share.
+        """
         while True:
             await self._wake.wait()
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             if not self._waiting:
                 self._wake.clear()
             await self._commit([waiting for waiting in batch if not waiting.committed.done()])
-            await asyncio.sleep(MIN_GAP_S)
+            await asyncio.sleep(min(MIN_GAP_S * len(batch), MAX_GAP_S))
 
     async def expire(self) -> None:
         """Delete what is older than the retention, once an hour, for ever."""

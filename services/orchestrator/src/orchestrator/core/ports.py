@@ -14,18 +14,20 @@ CountTokens = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The backend has accepted the request."""
-
-    served: ServedModel
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     """The model is done."""
 
     finish_reason: FinishReason
     usage: TokenUsage
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is known at a time of an answer: the first piece has `served`, the last `finished`; one may be both."""
+
+    text: str = ""
+    served: ServedModel | None = None
+    finished: Finished | None = None
 
 
 class Embedder(Protocol):
@@ -64,9 +66,12 @@ class Generator(Protocol):
     """Writes text with a model of the catalogue."""
 
     def generate(
-        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float
-    ) -> AsyncGenerator[Started | str | Finished, None]:
-        """Yield Started, pieces of text, Finished. Raises NotFound, InvalidInput, Unavailable, TimedOut."""
+        self, model: str, messages: Sequence[Message], sampling: Sampling, timeout_s: float, *, streaming: bool
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield pieces as they come when `streaming`, else the whole answer as one.
+
+        Raises NotFound, InvalidInput, Unavailable, TimedOut.
+        """
         ...
 
 

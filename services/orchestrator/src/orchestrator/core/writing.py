@@ -13,7 +13,7 @@ from orchestrator.core.answer import Degradation, FinishReason, Rung, ServedMode
 from orchestrator.core.grounding import Grounding
 from orchestrator.core.passages_only import passages_only
 from orchestrator.core.pipeline import Pipeline, RungSpec, StepName, TimeLeft
-from orchestrator.core.ports import Finished, Generator, Started
+from orchestrator.core.ports import Finished, Generator
 from orchestrator.core.question import Sampling
 from orchestrator.core.steps import State, degradation
 
@@ -38,6 +38,8 @@ class Draft:
 
     def add(self, piece: str) -> str:
         """Verify the next piece; return what may go out."""
+        if not piece:
+            return ""
         start = time.perf_counter()
         text = self.grounding.add(piece)
         self.ground_s += time.perf_counter() - start
@@ -81,7 +83,7 @@ class Writer:
             left.share(1.0)
             gone_out = False
             try:
-                async with aclosing(self._take(spec, state, left, outcome)) as texts:
+                async with aclosing(self._take(spec, state, left, outcome, streaming=streaming)) as texts:
                     async for text in texts:
                         gone_out = streaming
                         if streaming:
@@ -104,14 +106,16 @@ class Writer:
             elif spec.model != chosen:
                 yield spec
 
-    async def _take(self, spec: RungSpec, state: State, left: TimeLeft, outcome: Outcome) -> AsyncGenerator[str, None]:
+    async def _take(
+        self, spec: RungSpec, state: State, left: TimeLeft, outcome: Outcome, *, streaming: bool
+    ) -> AsyncGenerator[str, None]:
         if spec.rung is Rung.PASSAGES_ONLY:
             outcome.written = Written(passages_only(state), spec.rung)
             yield outcome.written.grounded.text
             return
         draft = Draft(Grounding(state.prompt.passages))
         try:
-            async with aclosing(self._generate(spec, state, left, draft)) as texts:
+            async with aclosing(self._generate(spec, state, left, draft, streaming=streaming)) as texts:
                 async for text in texts:
                     yield text
         except (NotFound, InvalidInput) as error:
@@ -121,20 +125,20 @@ class Writer:
         outcome.ground_s += draft.ground_s
         outcome.written = settle(spec.rung, draft)
 
-    async def _generate(self, spec: RungSpec, state: State, left: TimeLeft, draft: Draft) -> AsyncGenerator[str, None]:
+    async def _generate(
+        self, spec: RungSpec, state: State, left: TimeLeft, draft: Draft, *, streaming: bool
+    ) -> AsyncGenerator[str, None]:
         timeout_s = left.share(self.pipeline.share_of(StepName.GENERATE))
         sampling = state.question.sampling if spec.rung is Rung.CHOSEN_MODEL else Sampling()
         with span(StepName.GENERATE.value, attributes={"penstock.rung": spec.rung.value}):
-            events = self.generator.generate(spec.model, state.prompt.messages, sampling, timeout_s)
-            async with aclosing(events):
-                async for event in events:
-                    if isinstance(event, str):
-                        if text := draft.add(event):
-                            yield text
-                    elif isinstance(event, Started):
-                        draft.served = event.served
-                    else:
-                        draft.finished = event
+            messages = state.prompt.messages
+            pieces = self.generator.generate(spec.model, messages, sampling, timeout_s, streaming=streaming)
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    draft.served = piece.served or draft.served
+                    draft.finished = piece.finished or draft.finished
+                    if text := draft.add(piece.text):
+                        yield text
             if text := draft.end():
                 yield text
 

@@ -87,10 +87,16 @@ class Channel:
         With `idempotent` an Unavailable is tried again, at most twice, within the deadline: for reads alone.
         Raises one of servicekit's errors, or PeerFailed for a bug on the other side.
         """
-        if not idempotent:
+        try:
             return cast("Response", await self._once(method, request, timeout_s))
-        async for attempt in _idempotent_reads():
+        except Unavailable as error:
+            if not idempotent:
+                raise
+            failed = error
+        async for attempt in _idempotent_reads():  # a call that succeeds at once, as nearly all do, pays for no policy
             with attempt:
+                if attempt.retry_state.attempt_number == 1:  # the one above
+                    raise failed
                 return cast("Response", await self._once(method, request, timeout_s))
         raise AssertionError("tenacity re-raises the last failure")
 

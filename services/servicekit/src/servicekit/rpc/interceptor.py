@@ -6,9 +6,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn
 
 import grpc
+from prometheus_client import Counter, Gauge, Histogram
 
 from servicekit import deadline, identity
 from servicekit.errors import PenstockError, TimedOut
@@ -60,7 +62,7 @@ class _Method:
         """Count the call and its duration."""
         outcome = _Outcome()
         start = time.perf_counter()
-        running = RUNNING.labels(self.path)
+        running, seconds = _meters(self.path)
         running.inc()
         try:
             yield outcome
@@ -70,8 +72,8 @@ class _Method:
             raise
         finally:
             running.dec()
-            SECONDS.labels(self.path).observe(time.perf_counter() - start)
-            ENDED.labels(self.path, outcome.code).inc()
+            seconds.observe(time.perf_counter() - start)
+            _ended(self.path, outcome.code).inc()
 
     def span(self, parent: str | None) -> Any:
         """Open the call's server span."""
@@ -94,6 +96,16 @@ class _Method:
         log.error("unexpected error in %s", self.path, exc_info=error)
         await context.abort(grpc.StatusCode.INTERNAL, f"internal error {trace_id() or 'untraced'}")
         raise AssertionError("abort always raises")
+
+
+@cache  # looking labels up costs more than counting; there are as many as methods and codes
+def _meters(path: str) -> tuple[Gauge, Histogram]:
+    return RUNNING.labels(path), SECONDS.labels(path)
+
+
+@cache
+def _ended(path: str, code: str) -> Counter:
+    return ENDED.labels(path, code)
 
 
 Handler = Any  # grpc.RpcMethodHandler, which is generic in the stubs only

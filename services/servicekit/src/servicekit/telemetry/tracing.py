@@ -48,6 +48,9 @@ class Span:
         self._span.set_status(Status(StatusCode.ERROR, str(error) if known else None))
 
 
+NOT_RECORDED: Final = Span(trace.INVALID_SPAN)
+
+
 @contextmanager
 def span(
     name: str,
@@ -55,10 +58,19 @@ def span(
     attributes: Mapping[str, AttributeValue] | None = None,
     parent: str | None = None,
 ) -> Iterator[Span]:
-    """Open a span around the block, a child of the current one or of the W3C `parent`; failures are marked on it."""
+    """Open a span around the block, a child of the current one or of the W3C `parent`; failures are marked on it.
+
+    Inside a trace that is not recorded nothing is opened: most are not, and a span costs 15 microseconds even then.
+    """
     start = otel_context.get_current() if parent is None else _w3c.extract({TRACEPARENT: parent})
-    opened = _tracer.start_span(name, start, kind=kind.value, attributes=attributes)
-    token = otel_context.attach(trace.set_span_in_context(opened, start))
+    opened, context = trace.get_current_span(start), start
+    if not _is_left_out(opened):
+        opened = _tracer.start_span(name, start, kind=kind.value, attributes=attributes)
+        context = trace.set_span_in_context(opened, start)
+    elif parent is None:
+        yield NOT_RECORDED
+        return
+    token = otel_context.attach(context)
     wrapped = Span(opened)
     try:
         yield wrapped
@@ -71,6 +83,12 @@ def span(
         if trace.get_current_span() is opened:  # a generator that is closed from another task leaves that one's alone
             otel_context.detach(token)
         opened.end()
+
+
+def _is_left_out(around: trace.Span) -> bool:
+    """Tell whether a span belongs to a trace that was decided not to be recorded."""
+    context = around.get_span_context()
+    return context.is_valid and not context.trace_flags.sampled
 
 
 def trace_id() -> str:

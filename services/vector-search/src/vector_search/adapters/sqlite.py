@@ -158,6 +158,11 @@ class SqliteLog:
         found = self._rows("SELECT revision FROM retired WHERE tenant = ? AND name = ?", (tenant, name))
         return found[0][0] if found else 0
 
+    def rows(self, base: int) -> list[int]:
+        """Return every row of a knowledge base."""
+        found = self._rows("SELECT first_row, chunk_count FROM document WHERE base = ? ORDER BY first_row", (base,))
+        return [row for first, count in found for row in range(first, first + count)]
+
     def texts(self, base: int) -> Iterator[tuple[Document, int, list[str]]]:
         """Yield the documents of a knowledge base, each with the row of its first chunk and the texts of all."""
         found = self._rows(f"SELECT {_DOCUMENT}, first_row FROM document WHERE base = ? ORDER BY number", (base,))  # noqa: S608

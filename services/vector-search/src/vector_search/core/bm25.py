@@ -77,36 +77,46 @@ class Bm25:
         if dead > max(LEAST_DEAD_TO_COMPACT, len(self._slots)):
             self._compact()
 
+    def document(self, row: int) -> int | None:
+        """Return the number of a chunk's document, or None when the chunk is gone."""
+        slot = self._slots.get(row)
+        return None if slot is None else self._documents[slot]
+
     def search(self, terms: Sequence[str], limit: int, documents: Numbers | None = None) -> list[tuple[int, float]]:
         """Return at most `limit` (row, score), best first, ties by row; with `documents` only chunks of those."""
         if not self._slots:
             return []
-        alive = np.frombuffer(self._alive, np.bool_)
-        scores = self._scores(terms, alive)
-        wanted = alive if documents is None else alive & np.isin(np.frombuffer(self._documents, np.int64), documents)
-        scores[~wanted] = 0.0
+        scores = self._scores(terms)
+        if documents is not None:
+            scores[~np.isin(np.frombuffer(self._documents, np.int64), documents)] = 0.0
         found = np.flatnonzero(scores)
+        values = scores[found]
         if found.size > limit:
-            least = np.partition(scores[found], found.size - limit)[found.size - limit]
-            found = found[scores[found] >= least]
+            best = np.flatnonzero(values >= np.partition(values, found.size - limit)[found.size - limit])
+            found, values = found[best], values[best]
         rows = np.frombuffer(self._rows, np.int64)[found]
-        order = np.lexsort((rows, -scores[found]))[:limit]
-        return [(int(rows[at]), float(scores[found[at]])) for at in order]
+        order = np.lexsort((rows, -values))[:limit]
+        return list(zip(rows[order].tolist(), values[order].tolist(), strict=True))
 
-    def _scores(self, terms: Sequence[str], alive: npt.NDArray[np.bool_]) -> Floats:
-        scores = np.zeros(len(self._rows))
-        norm = self._length_norm()
-        for term in terms:
-            postings = self._postings.get(term)
-            if postings is None:
-                continue
-            slots = np.frombuffer(postings.slots, np.int32)
-            containing = int(np.count_nonzero(alive[slots]))
-            if containing:
-                counts = np.frombuffer(postings.counts, np.int32)
-                idf = math.log(1 + (len(self._slots) - containing + 0.5) / (containing + 0.5))
-                scores[slots] += idf * counts * (K1 + 1) / (counts + norm[slots])
-        return scores
+    def _scores(self, terms: Sequence[str]) -> Floats:
+        """Return the score of every slot, 0 for the dead; the terms' postings are worked on as one array."""
+        postings = [found for term in terms if (found := self._postings.get(term)) is not None]
+        if not postings:
+            return np.zeros(len(self._rows))
+        slots = np.frombuffer(b"".join(found.slots for found in postings), np.int32)
+        counts = np.frombuffer(b"".join(found.counts for found in postings), np.int32)
+        sizes = [len(found.slots) for found in postings]
+        containing = sizes
+        alive: npt.NDArray[np.bool_] | None = None
+        if len(self._slots) < len(self._rows):
+            alive = np.frombuffer(self._alive, np.bool_)[slots]
+            containing = np.add.reduceat(alive, np.cumsum([0, *sizes[:-1]]), dtype=np.int64).tolist()
+        total = len(self._slots)
+        idf = np.repeat([math.log(1 + (total - n + 0.5) / (n + 0.5)) for n in containing], sizes)
+        weights = idf * (K1 + 1) * counts / (counts + self._length_norm()[slots])
+        return np.asarray(
+            np.bincount(slots, weights if alive is None else weights * alive, len(self._rows)), np.float64
+        )
 
     def _length_norm(self) -> Floats:
         """k1 (1 - b + b length / average length), by slot."""

@@ -37,10 +37,16 @@ class Corpus:
         shelved = self._by_id.get(document_id)
         return None if shelved is None else shelved.document
 
-    def numbered(self, number: int) -> Document | None:
-        """Return a document by its number, or None when it is gone."""
-        shelved = self._by_number.get(number)
-        return None if shelved is None else shelved.document
+    @property
+    def busy(self) -> bool:
+        """Say whether a reader would now have to wait for a change."""
+        return self._lock.locked()
+
+    def shown(self, rows: Iterable[int]) -> dict[int, Document]:
+        """Return the documents of chunks by row; rows that are gone are left out."""
+        with self._lock:
+            numbers = ((row, self._lexicon.document(row)) for row in rows)
+            return {row: self._by_number[number].document for row, number in numbers if number is not None}
 
     def rows(self, number: int) -> range:
         """Return the rows of a document."""

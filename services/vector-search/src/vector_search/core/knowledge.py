@@ -1,5 +1,6 @@
 """What a knowledge base holds: encoders, documents, chunks and hits, and the rules they keep."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -168,9 +169,9 @@ def check_encoder(encoder: Encoder) -> None:
 
 def check_vectors(vectors: Vectors, field: str) -> None:
     """Raise InvalidInput unless every row has length 1."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    squares: list[float] = np.vecdot(vectors, vectors).tolist()
     # A NaN fails this comparison too.
-    if not bool(np.all(np.abs(lengths - 1) <= LENGTH_TOLERANCE)):
+    if not all(abs(math.sqrt(square) - 1) <= LENGTH_TOLERANCE for square in squares):
         raise InvalidInput("the vectors have to be finite and of length 1", field=field)
 
 

@@ -79,6 +79,9 @@ class Log(Protocol):
     def last_revision(self, tenant: str, name: str) -> int:
         """Return the revision at which a knowledge base of that name was deleted, or 0."""
 
+    def rows(self, base: int) -> list[int]:
+        """Return every row of a knowledge base."""
+
     def texts(self, base: int) -> Iterator[tuple[Document, int, list[str]]]:
         """Yield the documents of a knowledge base, each with the row of its first chunk and the texts of all."""
 
@@ -126,6 +129,9 @@ class DenseIndex(Protocol):
 
     def rows(self, base: int) -> set[int]:
         """Return every row it holds of a knowledge base."""
+
+    def at_once(self, base: int, questions: int) -> bool:
+        """Say, without blocking, whether a search of so many questions is too short to be worth a thread."""
 
     def search(self, base: int, vectors: Vectors, limit: int, selection: Selection | None) -> list[Ranking]:
         """Return for each vector at most `limit` rows of the knowledge base with their cosine, nearest first."""

@@ -36,7 +36,7 @@ def read(base: KnowledgeBase, source: Log) -> Corpus:
 
 def reconcile(base: KnowledgeBase, source: Log, index: DenseIndex) -> None:
     """Make the index hold exactly the rows of the log, whatever it lost or kept; rebuild it when it cannot be read."""
-    wanted = {row for _, first, texts in source.texts(base.number) for row in range(first, first + len(texts))}
+    wanted = set(source.rows(base.number))
     try:
         index.create(base.number, base.encoder.dimensions)
         held = index.rows(base.number)

@@ -1,7 +1,7 @@
 """Finds the chunks nearest to questions, many questions at a time."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
@@ -10,12 +10,13 @@ import numpy as np
 from servicekit.errors import InvalidInput
 from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, histogram
 
+from vector_search.core.chunk_cache import ChunkCache
 from vector_search.core.coalescer import Coalescer
 from vector_search.core.corpus import Corpus
 from vector_search.core.filters import Filter, check_filter
 from vector_search.core.fusion import Ranking, depth, fuse
-from vector_search.core.knowledge import Encoder, Hit, Passage, Vectors, check_vectors
-from vector_search.core.ports import DenseIndex, Log, Selection
+from vector_search.core.knowledge import Document, Encoder, Hit, Vectors, check_vectors
+from vector_search.core.ports import DenseIndex, Selection
 
 SEARCHES = counter("penstock_vector_search_searches", "Searches", ("mode",))
 BATCH = histogram("penstock_vector_search_batch_searches", "Searches made together", buckets=(1, 2, 4, 8, 16, 32, 64))
@@ -61,14 +62,22 @@ class _Lane:
     filters: Filter = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """The chunks that a search came upon, best first, and the revision that was searched."""
+
+    chunks: Sequence[tuple[int, Document, float, float | None]]
+    revision: int
+
+
 class Searcher:
     """Searches one knowledge base at a time; searches of the same base, filter and mode are made together."""
 
-    def __init__(self, source: Log, index: DenseIndex, executor: Executor) -> None:
-        """Take where chunks are read, where vectors are found, and the threads that wait for both."""
-        self._log = source
+    def __init__(self, index: DenseIndex, chunks: ChunkCache, executor: Executor) -> None:
+        """Take where vectors are found, where chunks are read, and the threads that do what is not done at once."""
         self._index = index
-        self._coalescer: Coalescer[_Lane, Question, Found] = Coalescer(self._search, executor)
+        self._chunks = chunks
+        self._coalescer: Coalescer[_Lane, Question, _Ranked] = Coalescer(self._search, executor, self._at_once)
 
     async def search(self, corpus: Corpus, question: Question) -> Found:
         """Return at most `top_k` hits of the knowledge base.
@@ -79,9 +88,22 @@ class Searcher:
         SEARCHES.labels(question.mode.value).inc()
         spelling = repr(question.filters) if question.filters else ""
         lane = _Lane(corpus, question.mode, spelling, question.filters)
-        return await self._coalescer.ask(lane, question)
+        ranked = await self._coalescer.ask(lane, question)
+        return Found(await self._hits(ranked.chunks, question.top_k), ranked.revision)
 
-    def _search(self, lane: _Lane, questions: Sequence[Question]) -> list[Found]:
+    async def _hits(self, ranked: Sequence[tuple[int, Document, float, float | None]], top_k: int) -> list[Hit]:
+        """Return the best with their texts; chunks that were removed while the search ran are left out."""
+        chunks = await self._chunks.read([row for row, *_ in ranked[:top_k]])
+        if len(chunks) < min(top_k, len(ranked)):
+            chunks = await self._chunks.read([row for row, *_ in ranked])
+        found = [Hit(document, chunks[row], score, cosine) for row, document, score, cosine in ranked if row in chunks]
+        return found[:top_k]
+
+    def _at_once(self, lane: _Lane, questions: int) -> bool:
+        """Say whether the loop can do it: no filter to try on every document, no change under way, a short product."""
+        return not lane.filters and not lane.corpus.busy and self._index.at_once(lane.corpus.base.number, questions)
+
+    def _search(self, lane: _Lane, questions: Sequence[Question]) -> list[_Ranked]:
         start = time.perf_counter()
         corpus = lane.corpus
         revision = corpus.base.revision
@@ -89,18 +111,16 @@ class Searcher:
         selection = corpus.select(lane.filters)
         dense = self._dense(lane, questions, limit, selection)
         lexical = self._lexical(lane, questions, limit, selection)
-        ranked = [
-            _rank(lane.mode, nearest[: depth(question.top_k)], worded[: depth(question.top_k)])
-            for question, nearest, worded in zip(questions, dense, lexical, strict=True)
-        ]
-        passages = self._log.passages([row for ranking in ranked for row, _ in ranking])
-        found = [
-            Found(_hits(corpus, passages, ranking, dict(nearest))[: question.top_k], revision)
-            for question, ranking, nearest in zip(questions, ranked, dense, strict=True)
-        ]
+        ranked = []
+        for question, nearest, worded in zip(questions, dense, lexical, strict=True):
+            deep = depth(question.top_k)
+            ranking = _rank(lane.mode, nearest[:deep], worded[:deep])
+            documents, cosines = corpus.shown(row for row, _ in ranking), dict(nearest)
+            chunks = [(row, documents[row], score, cosines.get(row)) for row, score in ranking if row in documents]
+            ranked.append(_Ranked(chunks, revision))
         BATCH.observe(len(questions))
         SECONDS.observe(time.perf_counter() - start)
-        return found
+        return ranked
 
     def _dense(
         self, lane: _Lane, questions: Sequence[Question], limit: int, selection: Selection | None
@@ -150,14 +170,3 @@ def _rank(mode: Mode, dense: Ranking, lexical: Ranking) -> Ranking:
     if mode is Mode.HYBRID:
         return fuse(dense, lexical)
     return dense if mode is Mode.DENSE else lexical
-
-
-def _hits(corpus: Corpus, passages: Mapping[int, Passage], ranking: Ranking, cosines: Mapping[int, float]) -> list[Hit]:
-    """Return the hits; chunks that were removed while the search ran are left out."""
-    hits = []
-    for row, score in ranking:
-        passage = passages.get(row)
-        document = None if passage is None else corpus.numbered(passage.document)
-        if passage is not None and document is not None:
-            hits.append(Hit(document, passage.chunk, score, cosines.get(row)))
-    return hits
