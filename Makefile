@@ -16,7 +16,7 @@ BUF_VERSION := 1.75.0
 MEMBERS := protos models cli $(wildcard services/*)
 MEMBER_FILES := $(addsuffix /pyproject.toml,$(MEMBERS))
 SERVICES := gateway orchestrator embedding inference vector-search feature-store
-CODE := protos/generate.py services models cli platform-tests
+CODE := conftest.py protos/generate.py services models cli platform-tests
 
 .PHONY: help
 help: ## Print every target

@@ -43,9 +43,7 @@ def differences(expected: Path, actual: Path) -> list[str]:
 def main() -> int:
     """Generate in place, or with `--check` say what is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; fail when code is out of date"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; fail when code is out of date")
     committed = ROOT / "gen"
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
