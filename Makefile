@@ -104,4 +104,5 @@ $(STATE)/stamps/triton: requirements/triton.lock | $(UV)
 
 $(BUF):
 	@command -v npm >/dev/null || { echo "make protos-check needs npm (Debian: apt-get install npm)" >&2; exit 1; }
-	@mkdir -p $(STATE)/tools/buf && cd $(STATE)/tools/buf && npm install --silent --no-save --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
+	@mkdir -p $(STATE)/tools/buf
+	@npm install --silent --prefix $(STATE)/tools/buf --no-save --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
