@@ -5,6 +5,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 export UV_SYSTEM_CERTS := 1
+export NODE_EXTRA_CA_CERTS ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export UV_COMPILE_BYTECODE := 1
 
 PYTHON ?= python3.11
@@ -105,4 +106,4 @@ $(STATE)/stamps/triton: requirements/triton.lock | $(UV)
 $(BUF):
 	@command -v npm >/dev/null || { echo "make protos-check needs npm (Debian: apt-get install npm)" >&2; exit 1; }
 	@mkdir -p $(STATE)/tools/buf
-	@npm install --silent --prefix $(STATE)/tools/buf --no-save --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
+	@npm install --silent --fetch-retries 1 --prefix $(STATE)/tools/buf --no-save --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
