@@ -115,6 +115,7 @@ def rest_app(
             operation.endpoint,
             methods=[operation.method],
             operation_id=operation.name,
+            summary=operation.name.replace("_", " ").capitalize(),
             tags=[operation.tag],
             response_model=None,
             response_class=Response,
