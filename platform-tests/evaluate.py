@@ -166,7 +166,7 @@ def figures(outcomes: Sequence[Outcome], texts: Mapping[str, str]) -> dict[str, 
         "declined without its paragraph": share(o.declined_without for o in outcomes),
         "citations verified": share(verified(c, texts) for o in outcomes for c in o.citations),
         "citations per answer": sum(len(o.citations) for o in outcomes) / max(1, sum(not o.declined for o in outcomes)),
-        "at most two sentences": share(len(o.citations) <= 2 for o in outcomes),
+        "at most two citations": share(len(o.citations) <= 2 for o in outcomes),
     }
 
 

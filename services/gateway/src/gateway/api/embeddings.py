@@ -46,7 +46,11 @@ class EmbeddingsRoutes:
         """Encode one text or many."""
         asked = await read(request, EmbeddingsRequest)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        embedded = await self._calls.embed(pb.EmbedRequest(model=asked.model, texts=texts))
+        try:
+            embedded = await self._calls.embed(pb.EmbedRequest(model=asked.model, texts=texts))
+        except InvalidInput as error:  # the service says `texts[3]`; this caller sent `input`
+            field = "input" if isinstance(asked.input, str) else error.field.replace("texts", "input", 1)
+            raise InvalidInput(error.message, reason=error.reason, field=field) from error
         _check_dimensions(asked.dimensions, embedded.encoder)
         rows = _base64_rows(embedded) if asked.encoding_format == "base64" else _float_rows(embedded)
         items = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
