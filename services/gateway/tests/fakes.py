@@ -40,7 +40,7 @@ from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from penstock.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_grpc
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
 from penstock.vector_search.v1 import vector_search_pb2_grpc as vectors_grpc
-from servicekit import identity
+from servicekit import deadline, identity
 from servicekit.errors import Conflict, InvalidInput, NotFound, Unavailable
 from servicekit.identity import Minter
 from servicekit.rpc import Channel, Service
@@ -110,7 +110,7 @@ class World:
         """Note a request; fail when told to."""
         self.requests.append(request)
         self.callers.append(identity.current())
-        self.deadlines_s.append(context.time_remaining() or -1.0)
+        self.deadlines_s.append(deadline.remaining_s() or -1.0)
         if self.failure is not None and self.fail_after is None:
             raise self.failure
 

@@ -22,19 +22,21 @@ PUBLIC_KEY_PEM: Final = _key.public_key().public_bytes(Encoding.PEM, PublicForma
 _minter = Minter(PRIVATE_KEY_PEM)
 
 
-async def _verify(credential: str, verifier: Verifier = Verifier(PUBLIC_KEY_PEM)) -> Identity:  # noqa: B008  one for the run
+async def authenticate(credential: str, verifier: Verifier = Verifier(PUBLIC_KEY_PEM)) -> Identity:  # noqa: B008  one for the run
     return verifier.verify(credential)
 
 
 @asynccontextmanager
-async def serving(*services: Service, authenticate: Authenticate = _verify) -> AsyncIterator[str]:
-    """Run services on a free port of the loopback interface; yield the address."""
-    server, port = listen(services, authenticate, "127.0.0.1:0", None)
-    await server.start()
+async def serving(
+    *services: Service, authenticate: Authenticate = authenticate, inner: bool = True
+) -> AsyncIterator[str]:
+    """Run services on a free port of the loopback interface; yield the address. Not `inner`: no multiplexing."""
+    listening = listen(services, authenticate, "127.0.0.1:0", None, inner=inner)
+    await listening.server.start()
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{listening.port}"
     finally:
-        await server.stop(0)
+        await listening.server.stop(0)
 
 
 @contextmanager

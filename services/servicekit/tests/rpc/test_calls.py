@@ -1,8 +1,9 @@
 """Calls between a real server and a real client: what travels with them, and how they end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 import grpc
 import pytest
@@ -48,6 +49,17 @@ class Inference(inference_grpc.InferenceServiceServicer):
             self.cancelled = True
 
 
+INNER = ContextVar("inner", default=True)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["on one stream", "one by one"])
+def transport(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs both ways: over the stream that all calls share, and as single gRPC calls."""
+    token = INNER.set(request.param)
+    yield
+    INNER.reset(token)
+
+
 def service(servicer: object, scope: str = "embeddings") -> Service:
     scopes = {"Embed": scope, "GetEncoder": None}
     return Service(
@@ -57,7 +69,7 @@ def service(servicer: object, scope: str = "embeddings") -> Service:
 
 @asynccontextmanager
 async def stub(servicer: object) -> AsyncIterator[tuple[Channel, pb_grpc.EmbeddingServiceStub]]:
-    async with serving(service(servicer)) as address, Channel(address) as channel:
+    async with serving(service(servicer), inner=INNER.get()) as address, Channel(address) as channel:
         yield channel, pb_grpc.EmbeddingServiceStub(channel.grpc)
 
 
@@ -172,7 +184,7 @@ async def test_leaving_a_stream_cancels_it_on_the_other_side() -> None:
         servicer,
         scopes,
     )
-    async with serving(served) as address, Channel(address) as channel:
+    async with serving(served, inner=INNER.get()) as address, Channel(address) as channel:
         generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
         with caller():
             responses = channel.stream(generate, inference.GenerateRequest())
@@ -183,7 +195,10 @@ async def test_leaving_a_stream_cancels_it_on_the_other_side() -> None:
 
 
 async def test_reflection_needs_no_token() -> None:
-    async with serving(service(Embedding(lambda: None))) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        serving(service(Embedding(lambda: None)), inner=INNER.get()) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         call = reflect()
         await call.write(b"\x3a\x01*")  # list_services: "*"

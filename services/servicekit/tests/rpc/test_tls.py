@@ -77,7 +77,8 @@ async def test_peers_of_the_authority_talk_and_a_rotation_fails_no_call(
     monkeypatch.setattr(client, "CERTIFICATE_CHECK_S", 0.0)
     authority = Authority()
     files = authority.issue(tmp_path / "ours")
-    server, port = listen([SERVICE], authenticate, "127.0.0.1:0", files)
+    listening = listen([SERVICE], authenticate, "127.0.0.1:0", files, inner=True)
+    server, port = listening.server, listening.port
     await server.start()
     async with Channel(f"127.0.0.1:{port}", files) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel.grpc)
@@ -94,7 +95,8 @@ async def test_strangers_are_refused(tmp_path: Path) -> None:
     files = Authority().issue(tmp_path / "ours")
     stranger = Authority().issue(tmp_path / "theirs")
     mixed = TlsFiles(stranger.certificate, stranger.key, files.authority)
-    server, port = listen([SERVICE], authenticate, "127.0.0.1:0", files)
+    listening = listen([SERVICE], authenticate, "127.0.0.1:0", files, inner=True)
+    server, port = listening.server, listening.port
     await server.start()
     for tls in (None, mixed, stranger):
         async with Channel(f"127.0.0.1:{port}", tls) as channel:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 
 from embedding.core.flight import Flight
 
-FREE_PADDING_TOKENS = 16
-"""Padding that is cheaper than one more call to the encoder."""
-PADDING_SHARE = 0.1
-"""Beyond that, padding may add this share to a batch's own tokens."""
+MOST_PADDING_TOKENS = 16
+"""What one more call to the encoder costs, in tokens encoded: more padding than this is dearer than the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ class LengthQueue:
         room = 0
         while texts + room < limits.texts:
             padded, own = longest * (texts + room + 1), tokens + length * (room + 1)
-            if padded > limits.tokens or padded - own > FREE_PADDING_TOKENS + PADDING_SHARE * own:
+            if padded > limits.tokens or padded - own > MOST_PADDING_TOKENS:
                 break
             room += 1
         return room

@@ -25,14 +25,12 @@ from gateway.api.errors import MethodNotAllowed, NoRoute
 from gateway.api.features import FeatureRoutes, PushRequest, ReadRequest
 from gateway.api.ingest import IngestRequest, IngestRoutes
 from gateway.api.knowledge import CreateKnowledgeBaseRequest, KnowledgeRoutes, SearchRequest
-from gateway.api.middleware import Door
+from gateway.api.middleware import Door, Endpoint, Failures
 from gateway.api.models import ModelRoutes
 from gateway.api.openapi import Shape, extra_of, page, responses_of
 
 NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
 """The door opens the one server span of a request; FastAPI would open a second one."""
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,8 @@ def rest_app(
     authenticate: Callable[[str], Awaitable[Identity]],
     readiness: Callable[[], Awaitable[str | None]],
     limits: Limits = Limits(),
-) -> FastAPI:
-    """Return the application: the operations, health without a key, and the OpenAPI page."""
+) -> Door:
+    """Return the application: the operations, health without a key, and the OpenAPI page, behind the door."""
     app = FastAPIOffline(
         title="Penstock", version="0.1.0", redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
     )
@@ -126,13 +124,15 @@ def rest_app(
     bodies = [operation.shape.body for operation in offered if operation.shape.body is not None]
     app.openapi = partial(page, app, bodies)  # type: ignore[method-assign]  # FastAPI's documented way
     app.add_exception_handler(HTTPException, _raise_ours)
-    app.add_middleware(
-        Door,
+    app.add_middleware(Failures)
+    fixed = {(each.method, each.path): each.endpoint for each in offered if "{" not in each.path}
+    return Door(
+        app,
+        fixed,
         authenticate=authenticate,
         default_timeout_s=limits.default_timeout_s,
         max_body_bytes=limits.max_body_bytes,
     )
-    return app
 
 
 def _add_health(app: FastAPI, readiness: Callable[[], Awaitable[str | None]]) -> None:

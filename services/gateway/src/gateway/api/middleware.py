@@ -5,7 +5,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from servicekit.identity import Identity, acting_as
 from servicekit.rpc import PeerFailed
 from servicekit.telemetry import Kind, Span, span, trace_id
 from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, gauge, histogram
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import TooLarge, error_body, error_headers, http_status
@@ -30,6 +33,9 @@ SECONDS = histogram(
 )
 RUNNING = gauge("penstock_gateway_http_in_flight", "Requests now running")
 
+UNWATCHED_S: Final = 0.02
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 log = logging.getLogger(__name__)
 
@@ -72,18 +78,38 @@ class Reply:
             await self({"type": "http.response.body", "body": body})
 
 
+class Failures:
+    """Carries what a route raises past the framework, which would answer it in its own way, to the door."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve; a failure is left in the scope."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001  the door, which is around all this, tells them apart
+            scope["penstock.failure"] = error
+
+
 class Door:
-    """Pure ASGI around the routes. It answers every error itself, so routes raise and never catch."""
+    """Pure ASGI around the routes. It answers every error itself, so routes raise and never catch.
+
+    A path without parameters needs no router: the door calls its endpoint itself. The framework's own layers would
+    cost such a request more than all the rest of the gateway.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
+        fixed: Mapping[tuple[str, str], Endpoint],
         *,
         authenticate: Callable[[str], Awaitable[Identity]],
         default_timeout_s: float,
         max_body_bytes: int,
     ) -> None:
         self._app = app
+        self._fixed = fixed
         self._authenticate = authenticate
         self._default_timeout_s = default_timeout_s
         self._max_body_bytes = max_body_bytes
@@ -102,7 +128,7 @@ class Door:
                 reply.request_id = trace_id() or secrets.token_hex(16)
                 try:
                     await self._serve(scope, receive, headers, reply)
-                except* ClientGone:
+                except ClientGone:
                     reply.status = CLIENT_GONE
                 _describe(opened, scope, reply)
         finally:
@@ -112,20 +138,24 @@ class Door:
     async def _serve(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], reply: Reply) -> None:
         try:
             if not scope["path"].startswith("/v1"):
-                await self._app(scope, receive, reply)
+                await self._answer(scope, receive, reply)
                 return
             with deadline.within(self._timeout_s(headers)), acting_as(await self._authenticate(_bearer(headers))):
                 body = await _read_in_time(receive, headers, self._max_body_bytes)
-                async with asyncio.TaskGroup() as tasks:
-                    watch = tasks.create_task(_leave_with_client(receive, reply))
+                with _leaving_with_client(receive, reply):
                     await self._answer(scope, _replay(body), reply)
-                    watch.cancel()
         except PenstockError as error:
             await reply.fail(error)
 
     async def _answer(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         try:
-            await self._app(scope, receive, reply)
+            endpoint = self._fixed.get((scope["method"], scope["path"]))
+            if endpoint is None:
+                await self._through_framework(scope, receive, reply)
+            else:
+                scope["penstock.route"] = scope["path"]
+                request = Request(scope, receive)
+                await (await endpoint(request))(scope, receive, reply)
         except PenstockError as error:
             await reply.fail(error)
         except PeerFailed as error:  # the service that has the bug has logged it
@@ -133,6 +163,11 @@ class Door:
         except Exception as error:
             log.exception("unexpected error in %s %s", scope["method"], _route(scope))
             await reply.fail(error)
+
+    async def _through_framework(self, scope: Scope, receive: Receive, reply: Reply) -> None:
+        await self._app(scope, receive, reply)
+        if (failure := scope.get("penstock.failure")) is not None:
+            raise failure
 
     def _timeout_s(self, headers: dict[bytes, bytes]) -> float:
         asked = headers.get(TIMEOUT_HEADER.lower().encode())
@@ -200,12 +235,36 @@ def _replay(body: bytes) -> Receive:
     return receive
 
 
-async def _leave_with_client(receive: Receive, reply: Reply) -> None:
-    """Raise ClientGone when the connection closes first; the task group then cancels whatever was asked upstream."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if not reply.finished:
-        raise ClientGone
+@contextmanager
+def _leaving_with_client(receive: Receive, reply: Reply) -> Iterator[None]:
+    """Cancel the work inside, and whatever it asked upstream, when the connection closes first: ClientGone.
+
+    Nobody looks during the first milliseconds: most answers are out by then, and a look costs a task.
+    """
+    working = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    watching: list[asyncio.Task[None]] = []
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not reply.finished and working is not None:
+            gone = True
+            working.cancel()
+
+    timer = loop.call_later(UNWATCHED_S, lambda: watching.append(loop.create_task(watch())))
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and working is not None and working.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        timer.cancel()
+        for task in watching:
+            task.cancel()
 
 
 def _span_name(scope: Scope) -> str:
@@ -224,4 +283,5 @@ def _describe(opened: Span, scope: Scope, reply: Reply) -> None:
 
 
 def _route(scope: Scope) -> str:
-    return getattr(scope.get("route"), "path", "unmatched")
+    """Return the path as it was declared; one that the door answers itself is declared as it stands."""
+    return str(scope.get("penstock.route") or getattr(scope.get("route"), "path", "unmatched"))

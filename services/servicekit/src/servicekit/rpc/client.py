@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -11,6 +12,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from servicekit import deadline, identity
 from servicekit.errors import TimedOut, Unavailable
+from servicekit.rpc.exchange import Exchange, NotMultiplexing, Outgoing
 from servicekit.rpc.wire import from_wire
 from servicekit.telemetry import propagated
 from servicekit.tls import TlsFiles
@@ -21,6 +23,10 @@ Response = TypeVar("Response")
 DEADLINE_MARGIN_S: Final = 0.005
 CERTIFICATE_CHECK_S: Final = 1.0
 OLD_CHANNEL_GRACE_S: Final = 30.0
+LARGEST_SHARED_BYTES: Final = 64 * 1024
+"""A larger request goes as a call of its own, or it would hold up those behind it."""
+
+SHARED_SHAPES: Final = ("unary_unary", "unary_stream")
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -42,6 +48,15 @@ class _Method:
     serializer: Any
     deserializer: Any
 
+    @property
+    def shared(self) -> bool:
+        """Whether a call of it may go over the stream that all share: it has one request, and is not gRPC's own."""
+        return self.shape in SHARED_SHAPES and not self.path.startswith("/grpc.")
+
+    def parse(self, payload: bytes) -> Any:
+        """Return a response message."""
+        return payload if self.deserializer is None else self.deserializer(payload)
+
 
 class Channel:
     """A connection to one service. Build stubs on `.grpc`, and make each call through `call` or `stream`."""
@@ -51,6 +66,8 @@ class Channel:
         self._address = address
         self._tls = tls
         self._methods: dict[_Method, Any] = {}
+        self._exchange: Exchange | None = None
+        self._multiplexing = True
         self._checked = 0.0
         self._generation: tuple[int, ...] = ()
         self._retired: set[asyncio.Task[None]] = set()
@@ -66,6 +83,8 @@ class Channel:
         for task in self._retired:
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
+        if self._exchange is not None:
+            await self._exchange.close()
         if self._channel is not None:
             await self._channel.close(grace=None)
 
@@ -104,33 +123,70 @@ class Channel:
         self, method: Callable[..., AsyncIterable[Response]], request: Any, *, timeout_s: float | None = None
     ) -> AsyncIterator[Response]:
         """Make a call that answers with a stream; leaving the iteration cancels it. Errors are those of `call`."""
-        call = self._resolve(method)(request, timeout=_allowed_s(timeout_s), metadata=_metadata())
+        asked = cast("_Method", method)
+        call = self._outgoing(asked, request, timeout_s)
+        if (exchange := self._stream_for(asked, call)) is not None:
+            try:
+                async with aclosing(exchange.stream(call)) as responses:
+                    async for payload in responses:
+                        yield asked.parse(payload)
+            except NotMultiplexing:  # it says so before the first response
+                self._multiplexing = False
+            else:
+                return
+        alone = self._resolve(asked)(call.request, timeout=call.timeout_s, metadata=_metadata(call))
         try:
-            async for response in call:
-                yield response
+            async for payload in alone:
+                yield asked.parse(payload)
         except grpc.aio.AioRpcError as failure:
             raise from_wire(failure) from failure
         finally:
-            call.cancel()
+            alone.cancel()
 
     async def _once(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        call = self._outgoing(method, request, timeout_s)
+        if (exchange := self._stream_for(method, call)) is not None:
+            try:
+                payload = await exchange.call(call)
+            except NotMultiplexing:
+                self._multiplexing = False
+            else:
+                return method.parse(payload)
         try:
-            return await self._resolve(method)(request, timeout=_allowed_s(timeout_s), metadata=_metadata())
+            return method.parse(
+                await self._resolve(method)(call.request, timeout=call.timeout_s, metadata=_metadata(call))
+            )
         except grpc.aio.AioRpcError as failure:
             raise from_wire(failure) from failure
 
-    def _resolve(self, method: Any) -> Any:
-        """Return the method on the connection of the moment."""
+    def _outgoing(self, method: _Method, request: Any, timeout_s: float | None) -> Outgoing:
+        token = identity.current_token()
+        payload = request if method.serializer is None else method.serializer(request)
+        return Outgoing(
+            method.path, payload, _allowed_s(timeout_s), f"Bearer {token}" if token else "", propagated() or ""
+        )
+
+    def _stream_for(self, method: _Method, call: Outgoing) -> Exchange | None:
+        """Return the stream that all small calls share, or None for a call that has to go alone."""
         if self._tls is not None:
             self._follow_certificates(self._tls)
+        if not (self._multiplexing and method.shared) or len(call.request) > LARGEST_SHARED_BYTES:
+            return None
+        if self._exchange is None or self._exchange.closing:
+            assert self._channel is not None, "a channel is used inside `async with`"
+            self._exchange = Exchange(self._channel)
+        return self._exchange
+
+    def _resolve(self, method: _Method) -> Any:
+        """Return the method on the connection of the moment, taking and giving bytes."""
         known = self._methods.get(method)
         if known is None:
-            make = getattr(self._channel, method.shape)
-            known = self._methods[method] = make(method.path, method.serializer, method.deserializer)
+            known = self._methods[method] = getattr(self._channel, method.shape)(method.path)
         return known
 
     def _connect(self) -> None:
         self._methods.clear()
+        self._retire_exchange()
         if self._tls is None:
             self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
             return
@@ -147,6 +203,14 @@ class Channel:
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
             self._connect()
+
+    def _retire_exchange(self) -> None:
+        """Let the calls on the old connection end there."""
+        if self._exchange is not None:
+            task = asyncio.get_running_loop().create_task(self._exchange.finish())
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+            self._exchange = None
 
 
 class _StubChannel:
@@ -179,7 +243,6 @@ def _allowed_s(timeout_s: float | None) -> float | None:
     return allowed_s if timeout_s is None else min(allowed_s, timeout_s)
 
 
-def _metadata() -> tuple[tuple[str, str], ...]:
-    token, parent = identity.current_token(), propagated()
-    pairs = (("authorization", f"Bearer {token}"),) if token else ()
-    return (*pairs, ("traceparent", parent)) if parent else pairs
+def _metadata(call: Outgoing) -> tuple[tuple[str, str], ...]:
+    pairs = (("authorization", call.authorization),) if call.authorization else ()
+    return (*pairs, ("traceparent", call.traceparent)) if call.traceparent else pairs

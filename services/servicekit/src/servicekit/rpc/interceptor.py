@@ -1,13 +1,12 @@
 """What happens around every call that comes in: who asks, until when, span, metrics, and the error it ends in."""
 
-import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,7 +24,9 @@ Authenticate = Callable[[str], Awaitable[Identity]]
 SECONDS = histogram("penstock_rpc_server_seconds", "Duration of incoming calls", ("method",), SHORT_BUCKETS_S)
 ENDED = counter("penstock_rpc_server_calls", "Incoming calls by how they ended", ("method", "code"))
 RUNNING = gauge("penstock_rpc_server_in_flight", "Incoming calls now running", ("method",))
-OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.")
+OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.", "/penstock.multiplex.v1.")
+"""What has no caller of its own: health, reflection, and the stream whose calls each have theirs."""
+
 log = logging.getLogger(__name__)
 
 
@@ -35,30 +36,70 @@ class _Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Method:
-    """One method as the interceptor sees it: its name, the scope it needs, and how to know the caller."""
+class Incoming:
+    """What comes with a call: who asks, seconds until he gives up (None: never), and the trace it belongs to."""
+
+    authorization: str
+    remaining_s: float | None
+    traceparent: str | None
+
+
+class CallFailed(Exception):
+    """How a call failed, as the caller will read it: status code, message, trailing metadata."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, trailing: tuple[tuple[str, bytes], ...] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.trailing = trailing
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method with what surrounds every call of it, whichever way the call came in."""
 
     path: str
     scope: str | None
     authenticate: Authenticate
+    handler: Any
 
-    async def enter(self, context: Any) -> str | None:
-        """Set identity and deadline of the call; return the trace it belongs to."""
-        metadata = dict(context.invocation_metadata() or ())
+    async def unary(self, incoming: Incoming, request: Any, context: Any = None) -> Any:
+        """Return the response; raise CallFailed."""
+        behaviour = self.handler.unary_unary or self.handler.stream_unary
+        with self._measured() as outcome:
+            try:
+                await self._enter(incoming)
+                with self._span(incoming.traceparent):
+                    return await behaviour(request, context)
+            except Exception as error:
+                raise self._failed(error, outcome) from error
+
+    async def stream(self, incoming: Incoming, request: Any, context: Any = None) -> AsyncGenerator[Any, None]:
+        """Yield the responses; raise CallFailed."""
+        behaviour = self.handler.unary_stream or self.handler.stream_stream
+        with self._measured() as outcome:
+            try:
+                await self._enter(incoming)
+                with self._span(incoming.traceparent):
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+            except Exception as error:
+                raise self._failed(error, outcome) from error
+
+    async def _enter(self, incoming: Incoming) -> None:
+        """Set identity and deadline of the call."""
         if self.scope is not None:
-            scheme, _, credential = str(metadata.get("authorization", "")).partition(" ")
+            scheme, _, credential = incoming.authorization.partition(" ")
             caller = await self.authenticate(credential if scheme.lower() == "bearer" else "")
             caller.require(self.scope)
             identity.enter(caller)
-        remaining_s = context.time_remaining()
-        if remaining_s is not None and remaining_s <= 0:
+        if incoming.remaining_s is not None and incoming.remaining_s <= 0:
             raise TimedOut("the deadline had passed before the call began")
-        deadline.enter(remaining_s)
-        parent = metadata.get("traceparent")
-        return parent if isinstance(parent, str) else None
+        deadline.enter(incoming.remaining_s)
 
     @contextmanager
-    def measured(self) -> Iterator[_Outcome]:
+    def _measured(self) -> Iterator[_Outcome]:
         """Count the call and its duration."""
         outcome = _Outcome()
         start = time.perf_counter()
@@ -75,27 +116,26 @@ class _Method:
             seconds.observe(time.perf_counter() - start)
             _ended(self.path, outcome.code).inc()
 
-    def span(self, parent: str | None) -> Any:
+    def _span(self, parent: str | None) -> Any:
         """Open the call's server span."""
         service, _, method = self.path[1:].partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         return span(self.path[1:], Kind.SERVER, attributes, parent)
 
-    async def fail(self, context: Any, error: Exception, outcome: _Outcome) -> NoReturn:
-        """End the call with an error's status; log what is a bug."""
+    def _failed(self, error: Exception, outcome: _Outcome) -> Exception:
+        """Return what the caller gets for an error; log what is a bug."""
         if isinstance(error, grpc.aio.AbortError):
             outcome.code = "ABORTED_BY_SERVICER"
-            raise error
+            return error
         if isinstance(error, PenstockError):
-            code, message, trailing = to_wire(error)
-            outcome.code = code.name
-            await context.abort(code, message, trailing)
-        outcome.code = grpc.StatusCode.INTERNAL.name
-        if isinstance(error, PeerFailed):
-            await context.abort(grpc.StatusCode.INTERNAL, str(error))
-        log.error("unexpected error in %s", self.path, exc_info=error)
-        await context.abort(grpc.StatusCode.INTERNAL, f"internal error {trace_id() or 'untraced'}")
-        raise AssertionError("abort always raises")
+            failed = CallFailed(*to_wire(error))
+        elif isinstance(error, PeerFailed):
+            failed = CallFailed(grpc.StatusCode.INTERNAL, str(error))
+        else:
+            log.error("unexpected error in %s", self.path, exc_info=error)
+            failed = CallFailed(grpc.StatusCode.INTERNAL, f"internal error {trace_id() or 'untraced'}")
+        outcome.code = failed.code.name
+        return failed
 
 
 @cache  # looking labels up costs more than counting; there are as many as methods and codes
@@ -108,74 +148,68 @@ def _ended(path: str, code: str) -> Counter:
     return ENDED.labels(path, code)
 
 
-Handler = Any  # grpc.RpcMethodHandler, which is generic in the stubs only
-Unary = Callable[[Any, Any], Awaitable[Any]]
-Stream = Callable[[Any, Any], AsyncGenerator[Any, None]]
+def _wrapped(method: Method) -> Any:
+    """Return the method's handler as gRPC calls it."""
+    handler = method.handler
 
+    async def unary(request: Any, context: Any) -> Any:
+        try:
+            return await method.unary(_incoming(context), request, context)
+        except CallFailed as failed:
+            await context.abort(failed.code, failed.message, failed.trailing)
 
-def _unary(method: _Method, inner: Unary) -> Unary:
-    async def serve(request: Any, context: Any) -> Any:
-        with method.measured() as outcome:
-            try:
-                parent = await method.enter(context)
-                with method.span(parent):
-                    return await inner(request, context)
-            except Exception as error:  # noqa: BLE001  the one place that turns errors into statuses
-                await method.fail(context, error, outcome)
+    async def stream(request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        try:
+            async with aclosing(method.stream(_incoming(context), request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except CallFailed as failed:
+            await context.abort(failed.code, failed.message, failed.trailing)
 
-    return serve
-
-
-def _stream(method: _Method, inner: Stream) -> Stream:
-    async def serve(request: Any, context: Any) -> AsyncGenerator[Any, None]:
-        with method.measured() as outcome:
-            try:
-                parent = await method.enter(context)
-                with method.span(parent):
-                    async with aclosing(inner(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-            except Exception as error:  # noqa: BLE001  the one place that turns errors into statuses
-                await method.fail(context, error, outcome)
-
-    return serve
-
-
-def _wrapped(method: _Method, inner: Handler) -> Handler:
-    behaviour: Any = inner.stream_stream or inner.stream_unary or inner.unary_stream or inner.unary_unary
-    if inner.response_streaming and not inspect.isasyncgenfunction(behaviour):
-        raise TypeError(f"{method.path} has to be an async generator")
-    make = {
+    make: Callable[..., Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
-    }[inner.request_streaming, inner.response_streaming]
-    wrap: Callable[[_Method, Any], Any] = _stream if inner.response_streaming else _unary
-    return make(wrap(method, behaviour), inner.request_deserializer, inner.response_serializer)
+    }[handler.request_streaming, handler.response_streaming]
+    return make(
+        stream if handler.response_streaming else unary, handler.request_deserializer, handler.response_serializer
+    )
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic at run time
-    """One interceptor for everything, so that a call pays for one wrapping; each method is wrapped once."""
+def _incoming(context: Any) -> Incoming:
+    metadata = dict(context.invocation_metadata() or ())
+    parent = metadata.get("traceparent")
+    return Incoming(
+        str(metadata.get("authorization", "")),
+        context.time_remaining(),
+        parent if isinstance(parent, str) else None,
+    )
 
-    def __init__(self, scopes: Mapping[str, str | None], authenticate: Authenticate) -> None:
-        """Take the scope of every method by its path, `/package.Service/Method`; None opens it to everybody."""
-        self._scopes = scopes
-        self._authenticate = authenticate
-        self._wrapped: dict[str, Handler] = {}
+
+class Methods(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not generic at run time
+    """Every method that is served, each wrapped once; gRPC asks for them as for an interceptor."""
+
+    def __init__(self) -> None:
+        self._methods: dict[str, Method] = {}
+        self._wrapped: dict[str, Any] = {}
+
+    def add(self, method: Method) -> None:
+        """Serve one more."""
+        self._methods[method.path] = method
+        self._wrapped[method.path] = _wrapped(method)
+
+    def find(self, path: str) -> Method | None:
+        """Return a method by its path, `/package.Service/Method`."""
+        return self._methods.get(path)
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """Return the wrapped method; an unknown one is left to gRPC, which answers UNIMPLEMENTED."""
+    ) -> Any:
+        """Return the wrapped method; a path that was not added is unknown, unless everybody may call it."""
         path = handler_call_details.method
-        if (known := self._wrapped.get(path)) is not None:
-            return known
-        inner = await continuation(handler_call_details)
-        if inner is None or path.startswith(OPEN_PREFIXES):
-            return inner
-        method = _Method(path, self._scopes[path], self._authenticate)
-        self._wrapped[path] = _wrapped(method, inner)
-        return self._wrapped[path]
+        if path.startswith(OPEN_PREFIXES):
+            return await continuation(handler_call_details)
+        return self._wrapped.get(path)

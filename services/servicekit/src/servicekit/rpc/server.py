@@ -3,18 +3,20 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # not in the stubs
 from grpc_reflection.v1alpha import reflection
+from penstock.multiplex.v1 import multiplex_pb2_grpc as multiplex_grpc
 
 from servicekit.identity import Identity, Verifier
-from servicekit.rpc.interceptor import Authenticate, CallInterceptor
+from servicekit.rpc.interceptor import Authenticate, Method, Methods
+from servicekit.rpc.multiplex import Multiplex
 from servicekit.settings import ServiceSettings
 from servicekit.tls import TlsFiles
 
@@ -47,29 +49,74 @@ class Service:
     servicer: object
     scopes: Mapping[str, str | None]
 
-    def paths(self) -> dict[str, str | None]:
-        """Return the scope by gRPC path."""
-        return {f"/{self.name}/{method}": scope for method, scope in self.scopes.items()}
+    def methods(self, authenticate: Authenticate) -> Iterator[Method]:
+        """Yield every listed method; raise TypeError for one that the servicer does not have."""
+        registered = _Registered()
+        self.add(self.servicer, cast("grpc.aio.Server", registered))
+        for name, scope in self.scopes.items():
+            path = f"/{self.name}/{name}"
+            found = [handler.service(_Details(path, ())) for handler in registered.handlers]
+            if not any(found):
+                raise TypeError(f"{path} is listed, but nothing serves it")
+            yield Method(path, scope, authenticate, next(filter(None, found)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Details(grpc.HandlerCallDetails):
+    """What a generic handler is asked with."""
+
+    method: str
+    invocation_metadata: tuple[()]
+
+
+class _Registered:
+    """Takes what generated code registers at a server."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Any] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        self.handlers += handlers
+
+    def add_registered_method_handlers(self, _service: str, _handlers: Mapping[str, Any]) -> None:
+        """Leave out what the generic handlers hold as well."""
 
 
 class AddressTaken(RuntimeError):
     """The address a server should listen on is not free."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that is not started yet, its port, and the streams of its callers, if it takes any."""
+
+    server: grpc.aio.Server
+    port: int
+    multiplex: Multiplex | None
+
+
 def listen(
-    services: Sequence[Service], authenticate: Authenticate, address: str, tls: TlsFiles | None
-) -> tuple[grpc.aio.Server, int]:
-    """Return a server that is not started yet and its port; raise AddressTaken."""
-    scopes = {path: scope for service in services for path, scope in service.paths().items()}
-    server = grpc.aio.server(interceptors=[CallInterceptor(scopes, authenticate)], options=SERVER_OPTIONS)
+    services: Sequence[Service], authenticate: Authenticate, address: str, tls: TlsFiles | None, *, inner: bool
+) -> Listening:
+    """Return a server; `inner` says that it is called by services, which may put all their calls on one stream.
+
+    Raises AddressTaken.
+    """
+    methods = Methods()
+    server = grpc.aio.server(interceptors=[methods], options=SERVER_OPTIONS)
     for service in services:
+        for method in service.methods(authenticate):
+            methods.add(method)
         service.add(service.servicer, server)
+    multiplex = Multiplex(methods.find) if inner else None
+    if multiplex is not None:
+        multiplex_grpc.add_MultiplexServiceServicer_to_server(multiplex, server)
     names = [service.name for service in services]
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     try:
         if tls is None:
-            return server, server.add_insecure_port(address)
-        return server, server.add_secure_port(address, tls.server_credentials())
+            return Listening(server, server.add_insecure_port(address), multiplex)
+        return Listening(server, server.add_secure_port(address, tls.server_credentials()), multiplex)
     except RuntimeError as error:
         raise AddressTaken(f"cannot listen on {address}: it is taken or not ours") from error
 
@@ -88,7 +135,11 @@ async def serve(
     Health says SERVING while `readiness` returns None. `authenticate` replaces the check of internal tokens; only the
     gateway, which knows API keys, has another one. A background task that fails ends the service.
     """
-    server, _ = listen(services, authenticate or _internal_tokens(settings), settings.address, settings.tls)
+    inner = authenticate is None
+    listening = listen(
+        services, authenticate or _internal_tokens(settings), settings.address, settings.tls, inner=inner
+    )
+    server = listening.server
     checker = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     metrics, thread = _serve_metrics(settings.metrics_address)
@@ -103,6 +154,8 @@ async def serve(
             if draining is not None:
                 draining()
             await checker.enter_graceful_shutdown()
+            if listening.multiplex is not None:
+                listening.multiplex.drain()
             await server.stop(settings.drain_s)
             for task in running:
                 task.cancel()

@@ -37,19 +37,22 @@ def to_wire(error: PenstockError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
 
 def from_wire(failure: grpc.aio.AioRpcError) -> Exception:
     """Return the error a failed call stands for: one of the eight kinds, or PeerFailed for a bug on the other side."""
-    kind = status.of_code(failure.code())
-    message = failure.details() or failure.code().name
+    trailing: Any = failure.trailing_metadata() or ()
+    raw = next((value for key, value in trailing if key == DETAILS_KEY), None)
+    return error_of(failure.code(), failure.details() or "", raw if isinstance(raw, bytes) else b"")
+
+
+def error_of(code: grpc.StatusCode, message: str, details: bytes) -> Exception:
+    """Return the error for a status; `details` is a serialized google.rpc.Status, empty for none."""
+    kind = status.of_code(code)
     if kind is None:
-        return PeerFailed(message)
-    reason, field, retry_after_s = _details(failure.trailing_metadata())
-    return kind(message, reason=reason, field=field, retry_after_s=retry_after_s)
+        return PeerFailed(message or code.name)
+    reason, field, retry_after_s = _details(details)
+    return kind(message or code.name, reason=reason, field=field, retry_after_s=retry_after_s)
 
 
-def _details(metadata: Any) -> tuple[str, str, float | None]:
-    raw = next((value for key, value in metadata or () if key == DETAILS_KEY), None)
+def _details(raw: bytes) -> tuple[str, str, float | None]:
     reason, field, retry_after_s = "", "", None
-    if not isinstance(raw, bytes):
-        return reason, field, retry_after_s
     for detail in Status.FromString(raw).details:
         if detail.Is(ErrorInfo.DESCRIPTOR):
             found = ErrorInfo()

@@ -1,0 +1,161 @@
+"""The server's side of many calls over one stream: takes calls in, runs each as its own, sends answers as they come."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Final
+
+import grpc
+from penstock.multiplex.v1 import multiplex_pb2 as pb
+from penstock.multiplex.v1 import multiplex_pb2_grpc as pb_grpc
+
+from servicekit.rpc.interceptor import CallFailed, Incoming, Method
+from servicekit.rpc.outbox import Outbox
+from servicekit.rpc.wire import DETAILS_KEY
+
+WINDOW: Final = 64
+"""How many responses of a call may be under way before its caller has taken the first."""
+
+LARGEST_RESPONSE_BYTES: Final = 63 * 1024 * 1024
+
+Find = Callable[[str], Method | None]
+
+
+class Multiplex(pb_grpc.MultiplexServiceServicer):
+    """Serves the methods that `find` knows over the streams of all callers."""
+
+    def __init__(self, find: Find) -> None:
+        self._find = find
+        self._streams: set[_Stream] = set()
+        self._draining = False
+
+    async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        """Serve one caller's stream until he ends it and everything is answered, or until it breaks."""
+        async with asyncio.TaskGroup() as tasks:
+            outbox = Outbox(context.write, _responses)
+            stream = _Stream(self._find, tasks, outbox)
+            self._streams.add(stream)
+            sender = tasks.create_task(outbox.send())
+            try:
+                if self._draining:
+                    stream.drain()
+                async for request in requests:
+                    stream.take(request)
+                await stream.answered()
+                await outbox.empty()
+                sender.cancel()
+            finally:
+                self._streams.discard(stream)
+
+    def drain(self) -> None:
+        """Ask every caller, now and from now on, to take new calls elsewhere; those that run are answered."""
+        self._draining = True
+        for stream in self._streams:
+            stream.drain()
+
+
+class _Stream:
+    """The calls of one caller."""
+
+    def __init__(self, find: Find, tasks: asyncio.TaskGroup, outbox: Outbox) -> None:
+        self._find = find
+        self._tasks = tasks
+        self._outbox = outbox
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._credits: dict[int, _Window] = {}
+
+    def take(self, request: pb.ExchangeRequest) -> None:
+        """Start what is asked, stop what is no longer wanted."""
+        for call in request.calls:
+            task = self._tasks.create_task(self._serve(call))
+            self._running[call.id] = task
+            task.add_done_callback(partial(self._forget, call.id))
+        for credit in request.credits:
+            if (window := self._credits.get(credit.id)) is not None:
+                window.widen(credit.responses)
+        for number in request.cancelled:
+            if (task_ := self._running.get(number)) is not None:
+                task_.cancel()
+
+    def drain(self) -> None:
+        """Tell the caller that this server is stopping."""
+        self._outbox.put(None, 0)
+
+    async def answered(self) -> None:
+        """Return when no call runs."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+
+    async def _serve(self, call: pb.Call) -> None:
+        try:
+            await self._answer(call)
+        except CallFailed as failed:
+            details = next((value for key, value in failed.trailing if key == DETAILS_KEY), b"")
+            end = pb.End(code=failed.code.value[0], message=failed.message, details=details)
+            self._outbox.put(pb.Answer(id=call.id, end=end), len(details))
+
+    def _forget(self, number: int, _: asyncio.Task[None]) -> None:
+        self._running.pop(number, None)
+        self._credits.pop(number, None)
+
+    async def _answer(self, call: pb.Call) -> None:
+        method = self._find(call.method)
+        if method is None or method.handler.request_streaming:
+            raise CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"{call.method[:200]} is not served here")
+        incoming = Incoming(call.authorization, call.timeout_s or None, call.traceparent or None)
+        request = _parsed(method, call.request)
+        if not method.handler.response_streaming:
+            response = _bytes(method, await method.unary(incoming, request))
+            self._outbox.put(pb.Answer(id=call.id, response=response, end=pb.End()), len(response))
+            return
+        window = self._credits[call.id] = _Window()
+        async with aclosing(method.stream(incoming, request)) as responses:
+            async for each in responses:
+                await window.take()
+                response = _bytes(method, each)
+                self._outbox.put(pb.Answer(id=call.id, response=response), len(response))
+        self._outbox.put(pb.Answer(id=call.id, end=pb.End()), 0)
+
+
+class _Window:
+    """How many more responses a call may send."""
+
+    def __init__(self) -> None:
+        self._left = WINDOW
+        self._wider = asyncio.Event()
+
+    async def take(self) -> None:
+        while self._left <= 0:
+            self._wider.clear()
+            await self._wider.wait()
+        self._left -= 1
+
+    def widen(self, responses: int) -> None:
+        self._left += responses
+        self._wider.set()
+
+
+def _parsed(method: Method, request: bytes) -> Any:
+    parse = method.handler.request_deserializer
+    if parse is None:
+        return request
+    try:
+        return parse(request)
+    except Exception as error:  # a message that does not parse is the caller's, whatever the parser calls it
+        raise CallFailed(grpc.StatusCode.INTERNAL, "the request does not parse") from error
+
+
+def _bytes(method: Method, response: Any) -> bytes:
+    serialize = method.handler.response_serializer
+    written: bytes = response if serialize is None else serialize(response)
+    if len(written) > LARGEST_RESPONSE_BYTES:  # as a message it would break the stream, and every other call with it
+        raise CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the response has {len(written)} bytes")
+    return written
+
+
+def _responses(answers: list[pb.Answer | None]) -> pb.ExchangeResponse:
+    """Return the message for what is there to say; None stands for the wish to drain."""
+    return pb.ExchangeResponse(
+        answers=[each for each in answers if each is not None], draining=any(each is None for each in answers)
+    )

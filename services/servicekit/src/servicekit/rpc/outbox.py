@@ -1,0 +1,49 @@
+"""What waits to go out on a stream: everything that is there at a time goes as one message."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+LARGEST_BATCH_BYTES: Final = 1024 * 1024
+"""A message is closed at this size; only a single larger item exceeds it."""
+
+
+class Outbox:
+    """Collects items and writes them in batches, in order."""
+
+    def __init__(self, write: Callable[[Any], Awaitable[None]], pack: Callable[[list[Any]], Any]) -> None:
+        self._write = write
+        self._pack = pack
+        self._items: deque[tuple[Any, int]] = deque()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def put(self, item: Any, size: int) -> None:
+        """Send an item of about `size` bytes with the next message."""
+        self._items.append((item, size))
+        self._filled.set()
+        self._emptied.clear()
+
+    async def empty(self) -> None:
+        """Return when everything is written."""
+        await self._emptied.wait()
+
+    async def send(self) -> None:
+        """Write what comes, until cancelled or until the stream breaks."""
+        while True:
+            await self._filled.wait()
+            while self._items:
+                await self._write(self._pack(self._batch()))
+            self._filled.clear()
+            self._emptied.set()
+
+    def _batch(self) -> list[Any]:
+        item, total = self._items.popleft()
+        batch = [item]
+        while self._items and total + self._items[0][1] <= LARGEST_BATCH_BYTES:
+            item, size = self._items.popleft()
+            batch.append(item)
+            total += size
+        return batch
