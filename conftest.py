@@ -1,13 +1,31 @@
-"""Makes each service's tests/fakes.py importable under a name of its own, such as `embedding_fakes`."""
+"""Makes each service's tests/*fakes.py importable by a name of its own, such as `embedding_fakes`."""
 
 import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
-for _file in sorted(Path(__file__).parent.glob("services/*/tests/fakes.py")):
-    _name = _file.parents[1].name.replace("-", "_") + "_fakes"
-    _spec = importlib.util.spec_from_file_location(_name, _file)
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules[_name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules[_name])
+FILES = {
+    f"{file.parents[1].name}_{file.stem}".replace("-", "_"): file
+    for file in Path(__file__).parent.glob("services/*/tests/*fakes.py")
+}
+
+
+class FakesFinder(MetaPathFinder):
+    """Finds the fakes when a test asks for them, so that one service's tests need no other service."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,  # noqa: ARG002  the signature is importlib's
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        """Return where a module of fakes is, or None for any other module."""
+        file = FILES.get(fullname)
+        return None if file is None else importlib.util.spec_from_file_location(fullname, file)
+
+
+sys.meta_path.append(FakesFinder())

@@ -15,8 +15,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean, quantiles
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -36,7 +36,7 @@ RAW_TEXTS = 1024
 RAW_S = 3.0
 WARM_UP_S = 2.0
 MEASURED_S = 4.0
-RUNS = 3
+RUNS = 5
 WORDS, STEP = 16, 5
 BASELINE_ENV = ROOT / ".penstock" / "env" / "baseline"
 BASELINE_PROGRAM = f"""
@@ -60,6 +60,15 @@ def distinct_texts() -> Iterator[str]:
             windows[" ".join(words[start : start + WORDS])] = None
     for turn in itertools.count(time.time_ns() % 100_000):
         yield from (f"{text} {turn}" for text in windows)
+
+
+class Round(NamedTuple):
+    """Texts per second, measured one after the other, so that a machine that is slow for a while is so for all."""
+
+    plain: float
+    tuned: float
+    large: float
+    single: float
 
 
 class RawRuntime:
@@ -151,27 +160,27 @@ class Embedder:
 
 
 async def measure(url: str, key: str, repository: Path = ROOT / ".penstock" / "models") -> list[Figure]:
-    """Return throughput of large and of single requests as shares of the raw runtime's, taken before and after."""
+    """Return throughput of large and of single requests as shares of the raw runtime: medians of five rounds."""
     texts = distinct_texts()
     runtime = RawRuntime(list(itertools.islice(texts, RAW_TEXTS)), repository)
-    before = runtime.plain(), runtime.tuned()
-    large: list[float] = []
-    single: list[float] = []
+    rounds: list[Round] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         embedder = Embedder(session, url, key)
         await embedder.check(list(itertools.islice(texts, 5)))
         await embedder.load(texts, 8, BATCH, WARM_UP_S)
         for _ in range(RUNS):
-            large.append((await embedder.load(texts, 8, BATCH, MEASURED_S))[0])
-            single.append((await embedder.load(texts, 32, 1, MEASURED_S))[0])
+            plain, tuned = runtime.plain(), runtime.tuned()
+            large, _ = await embedder.load(texts, 8, BATCH, MEASURED_S)
+            single, _ = await embedder.load(texts, 32, 1, MEASURED_S)
+            rounds.append(Round(plain, tuned, large, single))
         _, alone = await embedder.load(texts, 1, 1, MEASURED_S)
-    plain, tuned = (mean(pair) for pair in zip(before, (runtime.plain(), runtime.tuned()), strict=True))
+    plain, tuned, large, single = (median(column) for column in zip(*rounds, strict=True))
     centiles = quantiles(alone, n=100)
     return [
-        Figure("embeddings, 8 callers, 32 texts a request", mean(large), "texts/s", bar=0.8, baseline=plain),
-        Figure("embeddings, 32 callers, 1 text a request", mean(single), "texts/s", bar=0.6, baseline=plain),
-        Figure("  the same against a tuned runtime, 32 texts", mean(large), "texts/s", baseline=tuned),
-        Figure("  the same against a tuned runtime, 1 text", mean(single), "texts/s", baseline=tuned),
+        Figure("embeddings, 8 callers, 32 texts a request", large, "texts/s", bar=0.8, baseline=plain),
+        Figure("embeddings, 32 callers, 1 text a request", single, "texts/s", bar=0.6, baseline=plain),
+        Figure("  the same against a tuned runtime, 32 texts", large, "texts/s", baseline=tuned),
+        Figure("  the same against a tuned runtime, 1 text", single, "texts/s", baseline=tuned),
         Figure("embeddings, 1 caller, 1 text, p50", centiles[49] * 1e3, "ms"),
         Figure("embeddings, 1 caller, 1 text, p99", centiles[98] * 1e3, "ms"),
     ]

@@ -25,14 +25,22 @@ def answer(body: bytes) -> bytes:
     text = f"{sentence.group(1)} [1]" if sentence else NOTHING
     usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4, "total_tokens": 0}
     usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+    if not request.get("stream"):
+        message = {"role": "assistant", "content": text}
+        whole = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": request["model"]}
+        whole |= {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        return _response("application/json", json.dumps(whole).encode())
     shared = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": request["model"]}
     half = len(text) // 2
     deltas = [{"role": "assistant", "content": ""}, {"content": text[:half]}, {"content": text[half:]}]
     chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
     chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
     events = "".join(f"data: {json.dumps(shared | chunk)}\n\n" for chunk in chunks).encode() + b"data: [DONE]\n\n"
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: {len(events)}\r\n\r\n"
-    return head.encode() + events
+    return _response("text/event-stream", events)
+
+
+def _response(kind: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Upstream(asyncio.Protocol):

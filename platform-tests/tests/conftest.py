@@ -12,7 +12,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bench")]
 
+from hostile_process import Hostile, catalogue_models, catalogue_upstreams, running_hostile  # noqa: E402
 from stack_process import ROOT, RunningStack, running_stack  # noqa: E402
+from tenancy import Administration, session  # noqa: E402
 
 PORT_OFFSET = 10_000
 UPSTREAM_PORT = 18_999
@@ -30,27 +32,57 @@ CATALOGUE = """
     openai: {upstream: endless, model: endless}
     context_tokens: 32768
     timeout_s: 60
+  - name: priced
+    task: generate
+    description: The hostile upstream in a good mood, at a price
+    openai: {upstream: hostile, model: hostile-ok}
+    context_tokens: 32768
+    timeout_s: 20
+    price: {input_usd_per_million: 1000, output_usd_per_million: 2000}
+  - name: priced-paced
+    task: generate
+    description: The same, slowly
+    openai: {upstream: hostile, model: hostile-ok-paced}
+    context_tokens: 32768
+    timeout_s: 20
+    price: {input_usd_per_million: 1000, output_usd_per_million: 2000}
+  - name: in-europe
+    task: generate
+    description: The same in a region
+    openai: {upstream: hostile, model: hostile-ok}
+    context_tokens: 32768
+    timeout_s: 20
+    region: eu
 upstreams:
   bench: {base_url: "http://127.0.0.1:18999/v1"}
   endless: {base_url: "http://127.0.0.1:18998/v1"}
 """
 
 
-def catalogue_with_upstream(folder: Path) -> Path:
-    """Write the local catalogue with the fast upstream's model in it."""
+def catalogue_with_upstreams(folder: Path, hostile: Hostile) -> Path:
+    """Write the local catalogue with the fast and the hostile upstream's models in it."""
     file = folder / "catalogue.yaml"
-    file.write_text((ROOT / "deploy/local/catalogue.yaml").read_text().rstrip() + CATALOGUE)
+    models, upstreams = CATALOGUE.split("upstreams:\n")
+    text = (ROOT / "deploy/local/catalogue.yaml").read_text().rstrip() + models + catalogue_models()
+    file.write_text(f"{text}upstreams:\n{upstreams}{catalogue_upstreams(hostile.url)}")
     return file
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[RunningStack]:
-    """A whole stack on ports of its own, with a fast upstream behind it."""
+def hostile() -> Iterator[Hostile]:
+    """An upstream where the model's name chooses what goes wrong."""
+    with running_hostile() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stack(hostile: Hostile) -> Iterator[RunningStack]:
+    """A whole stack on ports of its own, with a fast and a hostile upstream behind it."""
     command = [sys.executable, str(ROOT / "platform-tests/bench/upstream.py"), str(UPSTREAM_PORT)]
     upstream = subprocess.Popen(command)
     try:
         with tempfile.TemporaryDirectory(prefix="penstock-tests-") as folder:
-            settings = {"PENSTOCK_CATALOGUE": str(catalogue_with_upstream(Path(folder)))}
+            settings = {"PENSTOCK_CATALOGUE": str(catalogue_with_upstreams(Path(folder), hostile))}
             with running_stack(Path(folder), PORT_OFFSET, settings) as running:
                 yield running
     finally:
@@ -64,3 +96,10 @@ async def rest(stack: RunningStack) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"Authorization": f"Bearer {stack.api_key}"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=60, trust_env=False) as session:
         yield session
+
+
+@pytest.fixture
+async def administration(stack: RunningStack) -> AsyncIterator[Administration]:
+    """The admin API."""
+    async with session(stack, stack.admin_key) as made:
+        yield Administration(made)

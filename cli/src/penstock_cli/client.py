@@ -44,6 +44,10 @@ class GatewayClient:
         """Send JSON and return the JSON that comes back; raise CallFailed."""
         return self._json("POST", path, body)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Send JSON with what changes and return the JSON that comes back; raise CallFailed."""
+        return self._json("PATCH", path, body)
+
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Send JSON and yield the events of the answer, name and data; raise CallFailed, also for an error event."""
         try:

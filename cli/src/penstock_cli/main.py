@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from penstock_cli import administration, configuration, show, usage
 from penstock_cli import settings as cli_settings
-from penstock_cli import show
 from penstock_cli.client import CallFailed, GatewayClient
 from penstock_cli.documents import batches, find_files
 from penstock_cli.stack.stack import Stack
@@ -19,6 +19,10 @@ from penstock_cli.stack.table import StackError
 from penstock_cli.traces import draw, read_trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(configuration.app, name="config")
+app.command("usage")(usage.usage)
+app.add_typer(administration.keys_app, name="keys")
+app.add_typer(administration.tenants_app, name="tenants")
 console = Console()
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -17,6 +17,9 @@ class Settings(BaseSettings):
     state: Path = Field(ROOT / ".penstock", description="data, logs, keys and traces of the stack")
     toolchain: Path = Field(ROOT / ".penstock", description="environments and the built model repository")
     catalogue: Path = Field(ROOT / "deploy/local/catalogue.yaml", description="models and upstreams that are served")
+    configuration: Path = Field(
+        ROOT / "deploy/local/gateway.yaml", description="what the gateway's configuration is at first"
+    )
     port_offset: int = Field(0, ge=0, le=40_000, description="added to every default port")
     ports: dict[str, int] = Field(default_factory=dict, description='ports by name, such as {"gateway.rest": 9000}')
     otlp_endpoint: str | None = Field(None, description="OTLP/gRPC collector for the spans of every service")
@@ -24,6 +27,7 @@ class Settings(BaseSettings):
     ready_timeout_s: float = Field(120, gt=0, description="seconds `penstock up` waits for every process")
     url: str = Field("http://127.0.0.1:8080", description="the gateway's REST address")
     api_key: SecretStr = Field(SecretStr(""), description="key the gateway is called with")
+    admin_key: SecretStr = Field(SecretStr(""), description="key the gateway is administered with")
 
     @property
     def models(self) -> Path:

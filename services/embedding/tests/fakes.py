@@ -85,7 +85,9 @@ class FakeEncoder:
 
 
 class FakeTokenizer:
-    """Splits at spaces; can be held between being called and answering."""
+    """Splits at spaces; can be held between being called and answering. Its vocabulary is all of CRC-32."""
+
+    vocabulary = 2**32
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -97,6 +99,10 @@ class FakeTokenizer:
         self.asked += texts
         await self.gate.wait()
         return [ids(text)[: max_tokens * TOKEN_BYTES] for text in texts]
+
+    def frame(self, tokens: Sequence[Sequence[int]], max_tokens: int) -> Sequence[TokenIds]:
+        """Add nothing: words have no special tokens."""
+        return [array("q", each[:max_tokens]).tobytes() for each in tokens]
 
 
 @asynccontextmanager

@@ -2,13 +2,13 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+from gateway.adapters.oip import OipTensors
 from gateway.adapters.services import (
     EmbeddingEncoders,
     FeatureStoreFeatures,
@@ -16,15 +16,22 @@ from gateway.adapters.services import (
     OrchestratorPipelines,
     VectorSearchKnowledgeBases,
 )
-from gateway.api.app import Limits, rest_app
+from gateway.api.app import Limits, Operation, rest_app
 from gateway.api.authentication import Authenticator
 from gateway.api.backends import Backends
 from gateway.api.calls import Calls
+from gateway.api.offered_models import OfferedModels
+from gateway.api.oip_grpc import oip_service
+from gateway.api.oip_rest import OipRoutes, oip_operations
 from gateway.api.server import RestServer, bind
 from gateway.api.servicer import gateway_service
+from gateway.api.tensor_calls import TensorCalls
 from gateway.core.key_ring import KeyRing
-from gateway.core.keys import ApiKey, hash_secret, new_key_text
+from gateway.core.routes import Route
 from gateway.core.scopes import TENANT_SCOPES
+from gateway_account_fakes import FakeAccounts, new_key
+from gateway_chat_fakes import Written, stream, whole
+from gateway_oip_fakes import CATALOGUE, FakePool, pool_service
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -41,7 +48,7 @@ from penstock.orchestrator.v1 import orchestrator_pb2_grpc as orchestrator_grpc
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
 from penstock.vector_search.v1 import vector_search_pb2_grpc as vectors_grpc
 from servicekit import deadline, identity
-from servicekit.errors import Conflict, InvalidInput, NotFound, Unavailable
+from servicekit.errors import InvalidInput, NotFound
 from servicekit.identity import Minter
 from servicekit.rpc import Channel, Service
 from servicekit.testing import PRIVATE_KEY_PEM, eventually, serving
@@ -49,49 +56,12 @@ from servicekit.testing import PRIVATE_KEY_PEM, eventually, serving
 ENCODER = embedding.Encoder(
     model="minilm-l6", version="1", digest="sha256:00", dimensions=4, pooling="mean", max_tokens=256
 )
+VOCABULARY = 30_522
 SERVED = inference.ServedModel(model="writer", version="7", digest="sha256:11", provider="triton")
 USAGE = inference.TokenUsage(input_tokens=5, output_tokens=3, reported=True)
 MOMENT = Timestamp(seconds=1_700_000_000)
 LIMITS = Limits(max_body_bytes=1_000_000)
 PIECES = ("Hello", " there", ".")
-
-
-class FakeKeyStore:
-    """Keys in a dictionary, with a switch that breaks it."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, ApiKey] = {}
-        self.broken = False
-        self.lookups = 0
-
-    async def find(self, public_id: str) -> ApiKey | None:
-        self.lookups += 1
-        if self.broken:
-            raise Unavailable("the key store cannot be used", reason="key_store_failed")
-        return self.keys.get(public_id)
-
-    async def add(self, key: ApiKey) -> None:
-        if key.public_id in self.keys:
-            raise Conflict("there is already a key with this public id")
-        self.keys[key.public_id] = key
-
-    async def revoke(self, public_id: str, moment: datetime) -> bool:
-        key = self.keys.get(public_id)
-        if key is None:
-            return False
-        self.keys[public_id] = replace(key, revoked_at=key.revoked_at or moment)
-        return True
-
-    async def all(self, tenant: str | None = None) -> Sequence[ApiKey]:
-        found = [key for key in self.keys.values() if tenant in {None, key.tenant}]
-        return sorted(found, key=lambda key: (key.created_at, key.public_id))
-
-
-def new_key(scopes: frozenset[str] = TENANT_SCOPES, **changes: Any) -> tuple[ApiKey, str]:
-    """Return a key and its text."""
-    public_id, secret, text = new_key_text()
-    key = ApiKey(public_id, hash_secret(secret), "acme", "tester", scopes, "member", datetime.now(UTC))
-    return replace(key, **changes), text
 
 
 @dataclass
@@ -104,6 +74,7 @@ class World:
     failure: Exception | None = None
     fail_after: int | None = None
     endless: bool = False
+    answers: list[Written] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def saw(self, request: Any, context: Any) -> None:
@@ -113,6 +84,10 @@ class World:
         self.deadlines_s.append(deadline.remaining_s() or -1.0)
         if self.failure is not None and self.fail_after is None:
             raise self.failure
+
+    def written(self) -> Written | None:
+        """Return what the model was told to say next; the last of it is said for ever."""
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0] if self.answers else None
 
     async def pieces(self) -> AsyncIterator[str]:
         """Give the pieces of an answer; fail or go on forever when told to."""
@@ -140,14 +115,31 @@ class FakeInference(inference_grpc.InferenceServiceServicer):
         self.world = world
 
     async def Generate(self, request, context):
+        self._find(request, context)
+        if (written := self.world.written()) is not None:
+            for event in stream(written, request.sampling.n or 1):
+                yield event
+            return
+        yield inference.GenerateResponse(served=SERVED)
+        async for piece in self.world.pieces():
+            yield inference.GenerateResponse(deltas=[inference.Delta(text=piece)])
+        end = inference.Delta(finish_reason=inference.FINISH_REASON_STOP)
+        yield inference.GenerateResponse(deltas=[end], finished=inference.GenerationFinished(usage=USAGE))
+
+    async def Complete(self, request, context):
+        self._find(request, context)
+        if (written := self.world.written()) is not None:
+            return whole(written, request.sampling.n or 1)
+        text = "".join([piece async for piece in self.world.pieces()])
+        message = inference.Message(role="assistant", content=text)
+        choice = inference.Choice(message=message, finish_reason=inference.FINISH_REASON_STOP)
+        finished = inference.GenerationFinished(usage=USAGE)
+        return inference.CompleteResponse(served=SERVED, choices=[choice], finished=finished)
+
+    def _find(self, request, context) -> None:
         self.world.saw(request, context)
         if request.model not in {"writer", "org/writer"}:
             raise NotFound(f"no model {request.model}")
-        yield inference.GenerateResponse(served=SERVED)
-        async for piece in self.world.pieces():
-            yield inference.GenerateResponse(text=piece)
-        end = inference.GenerationFinished(finish_reason=inference.FINISH_REASON_STOP, usage=USAGE)
-        yield inference.GenerateResponse(finished=end)
 
     async def ListModels(self, request, context):
         self.world.saw(request, context)
@@ -167,10 +159,18 @@ class FakeEmbedding(embedding_grpc.EmbeddingServiceServicer):
     async def Embed(self, request, context):
         self.world.saw(request, context)
         await self.world.hang()
-        if request.model != ENCODER.model:
+        if request.model not in {"", ENCODER.model}:
             raise NotFound("no such encoder")
-        packed = b"".join(struct.pack("<4f", 0.1, 0.2, 0.3, len(text)) for text in request.texts)
-        return embedding.EmbedResponse(encoder=ENCODER, vectors=packed, token_counts=[3] * len(request.texts))
+        if request.HasField("dimensions") and request.dimensions != ENCODER.dimensions:
+            raise InvalidInput("other dimensions", reason="wrong_dimensions", field="dimensions")
+        for index, tokens in enumerate(request.tokens):
+            for place, token in enumerate(tokens.ids):
+                if token >= VOCABULARY:
+                    field = f"tokens[{index}].ids[{place}]"
+                    raise InvalidInput(f"no token {token}", reason="unknown_token", field=field)
+        read = request.texts or [tokens.ids for tokens in request.tokens]
+        packed = b"".join(struct.pack("<4f", 0.1, 0.2, 0.3, len(each)) for each in read)
+        return embedding.EmbedResponse(encoder=ENCODER, vectors=packed, token_counts=[3] * len(read))
 
     async def GetEncoder(self, request, context):
         self.world.saw(request, context)
@@ -364,37 +364,50 @@ class Gateway:
     grpc_address: str
     key: str
     world: World
-    store: FakeKeyStore
+    store: FakeAccounts
     rest: uvicorn.Server
+    pool: FakePool
+    routes: dict[str, Route]
+
+    async def key_for(self, *models: str, scopes: frozenset[str] = TENANT_SCOPES) -> str:
+        """Return the text of another key, which may use these models alone if any are named."""
+        key, text = new_key(scopes, models=models or None)
+        await self.store.add(key)
+        return text
 
 
 @asynccontextmanager
 async def running(limits: Limits = LIMITS) -> AsyncIterator[Gateway]:
     """Run a gateway with both doors on free ports, over fakes of every service."""
-    world, store = World(), FakeKeyStore()
+    world, store, pool = World(), FakeAccounts(), FakePool()
+    routes: dict[str, Route] = {}
     key, text = new_key()
     await store.add(key)
     key_ring = KeyRing(store)
     authenticate = Authenticator(key_ring, Minter(PRIVATE_KEY_PEM))
     async with AsyncExitStack() as opened:
         channel = await opened.enter_async_context(
-            Channel(await opened.enter_async_context(serving(*fake_services(world))))
+            Channel(await opened.enter_async_context(serving(*fake_services(world), pool_service(pool))))
         )
-        calls = Calls(
-            Backends(
-                InferenceModels(channel),
-                EmbeddingEncoders(channel),
-                OrchestratorPipelines(channel),
-                VectorSearchKnowledgeBases(channel),
-                FeatureStoreFeatures(channel),
-            )
+        backends = Backends(
+            InferenceModels(channel),
+            EmbeddingEncoders(channel),
+            OrchestratorPipelines(channel),
+            VectorSearchKnowledgeBases(channel),
+            FeatureStoreFeatures(channel),
         )
-        grpc_address = await opened.enter_async_context(serving(gateway_service(calls), authenticate=authenticate))
+        offered = OfferedModels(backends.models, backends.knowledge_bases, lambda: routes)
+        calls = Calls(backends, offered=offered)
+        tensors = TensorCalls(OipTensors(channel), lambda: CATALOGUE)
+        grpc_address = await opened.enter_async_context(
+            serving(gateway_service(calls), oip_service(tensors), authenticate=authenticate.enter)
+        )
+        oip_door = [Operation(*each) for each in oip_operations(OipRoutes(tensors))]
         listener = bind("127.0.0.1:0")
         port = listener.getsockname()[1]
-        rest = RestServer(rest_app(calls, authenticate, key_ring.check, limits), listener, drain_s=2)
+        rest = RestServer(rest_app(calls, authenticate, key_ring.check, limits, oip_door), listener, drain_s=2)
         async with asyncio.TaskGroup() as tasks:
             serving_rest = tasks.create_task(rest.run_until_cancelled())
             await eventually(lambda: rest.started)
-            yield Gateway(f"http://127.0.0.1:{port}", grpc_address, text, world, store, rest)
+            yield Gateway(f"http://127.0.0.1:{port}", grpc_address, text, world, store, rest, pool, routes)
             serving_rest.cancel()

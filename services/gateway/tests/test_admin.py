@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from gateway import admin
-from gateway.adapters.sqlite import SqliteKeyStore
+from gateway.adapters.sql import sqlite_url
+from gateway.adapters.sql_accounts import SqlAccounts
 from gateway.core.key_ring import InvalidApiKey, KeyRing
-from gateway.core.scopes import ALL_SCOPES, TENANT_SCOPES
-from servicekit.errors import InvalidInput, NotFound
+from gateway.core.scopes import ALL_SCOPES, ROLES, TENANT_SCOPES
+from servicekit.errors import Conflict, InvalidInput, NotFound
 
 
 async def command(path: Path, *words: str):
@@ -18,13 +19,13 @@ async def command(path: Path, *words: str):
 async def test_a_key_from_creation_to_revocation(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     made = await command(path, "create", "--tenant", "demo", "--scopes", "ask", "models")
-    async with SqliteKeyStore.open(path) as store:
+    async with SqlAccounts.open(sqlite_url(path)) as store:
         key = await KeyRing(store).resolve(made["key"])
-        assert (key.tenant, key.scopes, key.role) == ("demo", {"ask", "models"}, "member")
+        assert (key.tenant, key.project, key.scopes) == ("demo", "default", {"ask", "models"})
         listed = await command(path, "list", "--tenant", "demo")
-        assert [each["public_id"] for each in listed] == [key.public_id]
+        assert [each["public_id"] for each in listed] == [key.key_id]
         assert made["key"].split("_", 2)[2] not in json.dumps(listed)
-        await command(path, "revoke", key.public_id)
+        await command(path, "revoke", key.key_id)
         with pytest.raises(InvalidApiKey):
             await KeyRing(store).resolve(made["key"])
 
@@ -46,3 +47,16 @@ async def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         await command(path, "create", "--tenant", "demo", "--scopes", "fly")
     with pytest.raises(NotFound):
         await command(path, "revoke", "nothing")
+
+
+async def test_a_key_is_rotated_and_the_old_one_ends(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    made = await command(path, "create", "--tenant", "demo", "--project", "web", "--role", "reader")
+    again = await command(path, "rotate", made["public_id"], "--grace-s", "0")
+    async with SqlAccounts.open(sqlite_url(path)) as store:
+        account = await KeyRing(store).resolve(again["key"])
+        assert (account.project, account.scopes) == ("web", ROLES["reader"])
+        with pytest.raises(InvalidApiKey):
+            await KeyRing(store).resolve(made["key"])
+    with pytest.raises(Conflict):
+        await command(path, "rotate", made["public_id"])

@@ -10,27 +10,36 @@ from typing import Any
 import grpc
 import orjson
 from aiohttp import web
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.capabilities import ALL
 from inference.core.catalogue import Model, Provider, QueueLimits, Task
-from inference.core.generation import Finished, FinishReason, Order, Piece, Usage
+from inference.core.conversation import Turn
+from inference.core.generation import Order
 from inference.core.ports import ModelState
 from inference.core.served_model import ServedModel
 from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 ANSWER = (
-    Piece("v1"),
-    Piece(text="Hello"),
-    Piece(text=" there."),
-    Piece(finished=Finished(FinishReason.STOP, Usage(3, 2, reported=True))),
+    Piece(Served("v1", "id-1", "fp-1")),
+    Piece(deltas=[Delta("Hello")]),
+    Piece(deltas=[Delta(" there.")]),
+    Piece(deltas=[Delta(finish_reason=FinishReason.STOP)], usage=Usage(3, 2, reported=True)),
 )
 _names = (f"model-{number}" for number in itertools.count())
 
 
 class FakeGenerator:
-    """Yields the pieces it was given; waits at `gate`, if it has one, before each text."""
+    """Yields the pieces it was given, or `answer` as a whole; waits at `gate`, if it has one, before each text."""
 
-    def __init__(self, pieces: Sequence[Piece | Exception] = ANSWER, gate: asyncio.Event | None = None) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[Piece | Exception] = ANSWER,
+        gate: asyncio.Event | None = None,
+        answer: Answer | None = None,
+    ) -> None:
         self.pieces = pieces
+        self.answer = answer
         self.gate = gate
         self.orders: list[Order] = []
         self.timeouts_s: list[float] = []
@@ -44,11 +53,18 @@ class FakeGenerator:
             for piece in self.pieces:
                 if isinstance(piece, Exception):
                     raise piece
-                if self.gate is not None and piece.text:
+                if self.gate is not None and piece.deltas:
                     await self.gate.wait()
                 yield piece
         finally:
             self.running -= 1
+
+    async def complete(self, order: Order, timeout_s: float) -> Answer:
+        pieces = [piece async for piece in self.generate(order, timeout_s)]
+        text = "".join(delta.text for piece in pieces for delta in piece.deltas)
+        reason, usage, served = pieces[-1].deltas[-1].finish_reason, pieces[-1].usage, pieces[0].served
+        assert reason is not None and usage is not None and served is not None
+        return self.answer or Answer(served, [Choice(0, Turn("assistant", text), reason)], usage)
 
 
 class FakeTensors:
@@ -88,7 +104,7 @@ class FakeProber:
 
 def model(name: str = "", task: Task = Task.GENERATE, limits: tuple[int, int] = (2, 2), **fields: Any) -> Model:
     """Return a catalogue entry; without a name it gets a new one, so that metrics of tests do not mix."""
-    values: dict[str, Any] = {"provider": Provider.TRITON, "timeout_s": 5.0} | fields
+    values: dict[str, Any] = {"provider": Provider.TRITON, "timeout_s": 5.0, "capabilities": ALL} | fields
     return Model(name or next(_names), task, queue=QueueLimits(*limits), **values)
 
 

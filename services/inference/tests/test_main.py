@@ -168,6 +168,15 @@ def test_a_key_comes_from_the_variable_or_the_file_the_catalogue_names(
     assert read_keys(read_catalogue(write_catalogue(tmp_path, "api_key_env: null"))) == {}
 
 
+@pytest.mark.parametrize("key", ["sk-1\nX-Evil: 1", "ключ", "sk\x00"])
+def test_a_key_that_would_break_a_header_is_refused_and_not_shown(tmp_path: Path, key: str) -> None:
+    (tmp_path / "key").write_text(key, "utf-8")
+    with pytest.raises(CatalogueError) as caught:
+        read_keys(read_catalogue(write_catalogue(tmp_path, f"api_key_file: {tmp_path}/key")))
+    assert "upstreams.fake" in str(caught.value)
+    assert key[:2] not in str(caught.value)
+
+
 @pytest.mark.parametrize("key", ["api_key_env: NOT_SET_AT_ALL", "api_key_file: /nowhere/key"])
 def test_a_key_that_is_not_there_is_named(tmp_path: Path, key: str) -> None:
     field, _, value = key.partition(": ")

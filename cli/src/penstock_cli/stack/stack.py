@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from penstock_cli.settings import Settings
 from penstock_cli.stack.keys import ensure_dev_keys, ensure_identity_keys
+from penstock_cli.stack.live_configuration import ensure_live_file
 from penstock_cli.stack.ports import require_free
 from penstock_cli.stack.readiness import is_ready
 from penstock_cli.stack.supervisor import ProcessState, Supervisor
@@ -69,6 +70,7 @@ class Stack:
             raise StackError(f"{settings.models} holds no model repository: build it with `make models`")
         require_free(self._processes)
         ensure_identity_keys(settings.state / "keys")
+        ensure_live_file(settings)
         gateway = next(process for process in self._processes if process.name == "gateway")
         ensure_dev_keys(settings.state / "dev.env", gateway)
         self._supervisor.start(self._processes)

@@ -77,3 +77,23 @@ async def test_much_text_leaves_the_event_loop_free(path: Path) -> None:
 def test_names_a_file_that_is_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nothing\.json"):
         HuggingFaceTokenizer(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("limit", [3, 4, 6, 16])
+@pytest.mark.parametrize("text", ["Word abc", "word " * 50, "?"])
+async def test_framed_ids_read_as_their_text_does(path: Path, text: str, limit: int) -> None:
+    tokenizer = HuggingFaceTokenizer(path)
+    bare = Tokenizer.from_file(str(path))
+    bare.no_padding()
+    ids = bare.encode(text, add_special_tokens=False).ids
+    assert tokenizer.frame([ids], limit) == await tokenizer.tokenize([text], limit)
+    assert tokenizer.vocabulary == len(VOCABULARY)
+
+
+async def test_a_tokenizer_without_special_tokens_frames_with_none(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 1, "a": 2, "b": 3}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    framed = HuggingFaceTokenizer(tmp_path / "tokenizer.json")
+    assert list(array("q", framed.frame([[2, 3, 2]], 2)[0])) == [2, 3]
+    assert framed.vocabulary == 4

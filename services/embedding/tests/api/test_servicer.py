@@ -1,12 +1,13 @@
 """The service over a real server and stub: messages, statuses, scopes, deadlines."""
 
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
 from embedding.api.servicer import embedding_api
-from embedding_fakes import FINGERPRINT, FakeEncoder, running, vector
+from embedding_fakes import FINGERPRINT, FakeEncoder, ids, running, vector
 from penstock.embedding.v1 import embedding_pb2 as pb
 from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from servicekit.errors import Forbidden, InvalidInput, NotFound, TimedOut, Unauthenticated, Unavailable
@@ -33,8 +34,11 @@ async def test_embeds_and_names_the_encoder() -> None:
         stub = pb_grpc.EmbeddingServiceStub(channel.grpc)
         with caller():
             response = await channel.call(stub.Embed, pb.EmbedRequest(texts=["a b", "日本"]))
+            tokens = [pb.TokenIds(ids=array("q", ids(text))) for text in ("a b", "日本")]
+            as_tokens = await channel.call(stub.Embed, pb.EmbedRequest(tokens=tokens, dimensions=2))
             known = await channel.call(stub.GetEncoder, pb.GetEncoderRequest(model="tiny"))
     assert response.vectors == vector("a b") + vector("日本")
+    assert as_tokens == response
     assert np.frombuffer(response.vectors, "<f4").reshape(2, response.encoder.dimensions).shape == (2, 2)
     assert list(response.token_counts) == [2, 1]
     assert response.encoder == known.encoder
@@ -50,6 +54,11 @@ async def test_embeds_and_names_the_encoder() -> None:
         (pb.EmbedRequest(texts=["a", ""]), InvalidInput, "texts[1]"),
         (pb.EmbedRequest(texts=["x" * 1_048_577]), InvalidInput, "texts[0]"),
         (pb.EmbedRequest(model="other", texts=["a"]), NotFound, "model"),
+        (pb.EmbedRequest(model="other", tokens=[pb.TokenIds(ids=[1])]), NotFound, "model"),
+        (pb.EmbedRequest(texts=["a"], tokens=[pb.TokenIds(ids=[1])]), InvalidInput, "tokens"),
+        (pb.EmbedRequest(tokens=[pb.TokenIds(ids=[1]), pb.TokenIds()]), InvalidInput, "tokens[1]"),
+        (pb.EmbedRequest(texts=["a"], dimensions=5), InvalidInput, "dimensions"),
+        (pb.EmbedRequest(texts=["a"], dimensions=0), InvalidInput, "dimensions"),
     ],
 )
 async def test_bad_requests(request_: pb.EmbedRequest, kind: type[Exception], field: str) -> None:

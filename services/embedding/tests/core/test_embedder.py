@@ -1,6 +1,8 @@
 """Order, cache, single flight, limits and failures of the embedder."""
 
 import asyncio
+import struct
+from array import array
 from collections.abc import Awaitable
 from typing import Any
 
@@ -178,3 +180,55 @@ async def test_does_not_know_another_model() -> None:
             await embedder.embed("other", ["a"])
         with pytest.raises(NotFound):
             await embedder.encoder("other")
+
+
+def read(text: str) -> list[int]:
+    return list(array("q", ids(text)))
+
+
+async def test_token_ids_have_the_vectors_of_the_text_they_are() -> None:
+    encoder = FakeEncoder()
+    async with running(encoder) as embedder:
+        of_text = await embedder.embed("", ["a b c", "d"])
+        of_tokens = await embedder.embed_tokens("tiny", [read("a b c"), read("d"), read("a b c")])
+        await embedder.embed_tokens("tiny", [read("d")])
+    assert of_tokens.vectors == of_text.vectors + vector("a b c")
+    assert [text.tokens for text in of_tokens.texts] == [3, 1, 3]
+    assert sum(len(batch) for batch in encoder.batches) == 4
+
+
+async def test_a_text_and_the_ids_of_the_same_bytes_are_not_confused() -> None:
+    async with running(FakeEncoder()) as embedder:
+        await embedder.embed("", ["abcd"])
+        tokens = array("I", b"abcd").tolist()
+        assert (await embedder.embed_tokens("", [tokens])).vectors == struct.pack("<2f", sum(tokens), 1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason", "field"),
+    [
+        ([], "too_many_texts", "tokens"),
+        ([[1]] * 5, "too_many_texts", "tokens"),
+        ([[1], []], "empty_text", "tokens[1]"),
+        ([[1], [2, 3, 2**40, 4]], "unknown_token", "tokens[1].ids[2]"),
+        ([[1], [1] * 3], "text_too_long", "tokens[1]"),
+        ([[1, 1]] * 3, "text_too_long", "tokens"),
+    ],
+)
+async def test_refuses_token_ids_by_place(tokens: list[list[int]], reason: str, field: str) -> None:
+    limits = Limits(TextLimits(texts=4, text_bytes=10 if reason == "text_too_long" else 16, request_bytes=20))
+    async with running(FakeEncoder(), limits=limits) as embedder:
+        with pytest.raises(InvalidInput) as caught:
+            await embedder.embed_tokens("", tokens)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+
+
+async def test_other_dimensions_than_the_encoders_are_refused_before_anything_is_encoded() -> None:
+    encoder = FakeEncoder()
+    async with running(encoder) as embedder:
+        assert len((await embedder.embed("", ["a"], 2)).vectors) == 8
+        for embed in (embedder.embed("", ["b"], 3), embedder.embed_tokens("", [[1]], 1)):
+            with pytest.raises(InvalidInput) as caught:
+                await embed
+            assert (caught.value.reason, caught.value.field) == ("wrong_dimensions", "dimensions")
+    assert len(encoder.batches) == 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 from servicekit.settings import Address, ServiceSettings
 
@@ -22,10 +22,23 @@ class Settings(ServiceSettings):
     inference_address: Address = "127.0.0.1:8084"
     vector_search_address: Address = "127.0.0.1:8085"
     feature_store_address: Address = "127.0.0.1:8086"
-    key_database: Path = Field(KEY_DATABASE, description="SQLite file of the API keys")
+    key_database: Path = Field(KEY_DATABASE, description="SQLite file of tenants, projects and API keys")
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql://... in place of the SQLite file")
+    configuration_file: Path = Field(
+        Path(".penstock/gateway.yaml"), description="tenants, routes, identity providers and policies; followed live"
+    )
+    journal_folder: Path = Field(
+        Path(".penstock/data/gateway/journal"), description="local folder of the ledger's journal; several may share it"
+    )
+    redis_url: SecretStr = Field(SecretStr(""), description="redis://... that holds the limits of several gateways")
     identity_private_key_file: Path = Field(
         Path(".penstock/keys/identity.pem"), description="PEM file of the Ed25519 key that signs identities"
     )
     identity_lifetime_s: float = Field(300, ge=30, le=3600, description="seconds that a signed identity lives")
     default_timeout_s: float = Field(60, gt=0, le=600, description="seconds a REST request may take if it does not say")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=60 * 1024 * 1024, description="largest REST body, bytes")
+
+    @property
+    def database(self) -> str:
+        """The URL of the database; it may hold a password."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.key_database}"

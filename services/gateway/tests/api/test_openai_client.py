@@ -48,7 +48,8 @@ async def test_stream_with_usage(client, model: str) -> None:
     assert chunks[-1].choices == []
     assert chunks[-1].usage.total_tokens == 8
     extension = (content[-1].model_extra or {}).get("penstock")
-    assert (extension is not None) == model.startswith("rag:")
+    assert ("citations" in extension) == model.startswith("rag:")
+    assert extension["served"]["model"] == "writer"
 
 
 async def test_stream_without_usage(client) -> None:

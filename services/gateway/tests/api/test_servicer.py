@@ -68,13 +68,16 @@ async def test_unary_calls(stub, gateway: Gateway, method: str, request_) -> Non
 async def test_chat(stub, gateway: Gateway, model: str) -> None:
     metadata = key_of(gateway.key)
     whole = await stub.Chat(pb.ChatRequest(conversation=conversation(model)), metadata=metadata)
-    assert (whole.text, whole.finish_reason, whole.usage.output_tokens) == ("Hello there.", 1, 3)
+    (choice,) = whole.choices
+    assert (choice.message.content, choice.finish_reason, whole.usage.output_tokens) == ("Hello there.", 1, 3)
     assert whole.HasField("answer") == model.startswith("rag:")
     request = pb.StreamChatRequest(conversation=conversation(model))
     events = [event async for event in stub.StreamChat(request, metadata=metadata)]
-    assert "".join(event.text for event in events) == whole.text
+    assert "".join(delta.text for event in events for delta in event.deltas) == choice.message.content
+    assert [event.HasField("finished") for event in events] == [False] * (len(events) - 1) + [True]
+    assert [delta.finish_reason for delta in events[-1].deltas] == [inference.FINISH_REASON_STOP]
     assert events[-1].finished.served.model == "writer"
-    assert events[-1].finished.text == ""
+    assert not events[-1].finished.choices
 
 
 async def test_streams(stub, gateway: Gateway) -> None:

@@ -10,18 +10,32 @@ def test_targets() -> None:
     assert target_of("org/writer") == CatalogueModel("org/writer")
     assert target_of("rag:docs") == Pipeline("docs")
     assert target_of("ragged") == CatalogueModel("ragged")
-    with pytest.raises(InvalidInput):
-        target_of("")
+    for name in ("", "x" * 257):
+        with pytest.raises(InvalidInput):
+            target_of(name)
 
 
 @pytest.mark.parametrize(
-    ("roles", "field"),
-    [([], "messages"), (["user", "tool"], "messages[1].role"), (["user", "assistant"], "messages[1].role")],
+    ("roles", "pipeline", "field"),
+    [
+        ([], False, "messages"),
+        ([], True, "messages"),
+        (["user", "function"], False, "messages[1].role"),
+        (["user", "assistant"], False, "messages[1].role"),
+        (["user", "tool"], True, "messages[1].role"),
+        (["user", "system"], True, "messages[1].role"),
+    ],
 )
-def test_turns_that_lead_nowhere(roles: list[str], field: str) -> None:
+def test_turns_that_lead_nowhere(roles: list[str], pipeline: bool, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_turns(roles)
+        check_turns(roles, pipeline=pipeline)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("last", ["system", "developer", "user", "tool"])
+def test_a_model_answers_whatever_is_no_answer(last: str) -> None:
+    check_turns(["user", "assistant", last])
+    check_turns(["developer", "user"], pipeline=True)
 
 
 def test_scopes_inside_cover_what_serving_needs_and_no_more() -> None:

@@ -48,7 +48,13 @@ def read_keys(catalogue: CatalogueFile) -> dict[str, str]:
             raise CatalogueError(f"upstreams.{name}.api_key_env: the variable {upstream.api_key_env} is not set")
         elif upstream.api_key_env:
             keys[name] = variables[upstream.api_key_env].get_secret_value()
+        if not _fits_a_header(keys.get(name, "")):
+            raise CatalogueError(f"upstreams.{name}: the key holds what no header may hold")
     return keys
+
+
+def _fits_a_header(key: str) -> bool:
+    return key.isascii() and key.isprintable()
 
 
 async def open_pool(catalogue: CatalogueFile, keys: dict[str, str], stack: AsyncExitStack) -> Pool:
@@ -57,7 +63,7 @@ async def open_pool(catalogue: CatalogueFile, keys: dict[str, str], stack: Async
         name: await stack.enter_async_context(TritonServer(each.address)) for name, each in catalogue.servers.items()
     }
     upstreams = {
-        name: await stack.enter_async_context(OpenAIUpstream(each.base_url, keys.get(name)))
+        name: await stack.enter_async_context(OpenAIUpstream(each.base_url, keys.get(name), each.patience()))
         for name, each in catalogue.upstreams.items()
     }
     return Pool(_served(each, servers, upstreams) for each in catalogue.models)
@@ -67,7 +73,7 @@ def _served(entry_: ModelEntry, servers: dict[str, TritonServer], upstreams: dic
     model = entry_.model()
     if entry_.openai:
         target = entry_.openai
-        generator = OpenAIGenerator(upstreams[target.upstream], target.model, model.name)
+        generator = OpenAIGenerator(upstreams[target.upstream], target.model, model.name, target.limit_field)
         return ServedModel(model, generator=generator, state=ModelState(ready=True, version=target.model))
     assert entry_.triton is not None, "the catalogue gives a model exactly one target"
     server, name = servers[entry_.triton.server], entry_.triton.model

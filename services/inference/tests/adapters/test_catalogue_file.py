@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from inference.adapters.catalogue_file import CatalogueError, read_catalogue
-from inference.core.catalogue import Provider, QueueLimits, Task
+from inference.adapters.openai import Patience
+from inference.core.catalogue import Price, Provider, QueueLimits, Task
 from inference.core.generation import Sampling
 from inference.core.prompts import PromptFormat
 
@@ -41,6 +42,14 @@ WRONG = [
     (", triton: {server: local, model: enc}", "", "models[0]: exactly one of triton and openai is needed"),
     ("name: encoder", "name: 'rag:x'", "models[0].name: String should match pattern"),
     ("127.0.0.1:8091", "http://x", "servers.local.address: String should match pattern"),
+    ("https://", "https://me:secret@", "upstreams.cloud.base_url: a user or password has no place in an address"),
+    ("https://", "https://me@", "upstreams.cloud.base_url: a user or password has no place in an address"),
+    ("https://models.example.com", "https://:80", "upstreams.cloud.base_url: the address has no host"),
+    ("models.example.com", "models.example.com:99999", "upstreams.cloud.base_url: Value error, Port out of range"),
+    ("models.example.com", "модели.example", "upstreams.cloud.base_url: an address is written in ASCII"),
+    ("CLOUD_KEY", "CLOUD_KEY, stall_timeout_s: 0", "upstreams.cloud.stall_timeout_s: Input should be greater than 0"),
+    ("CLOUD_KEY", "CLOUD_KEY, answer_timeout_s: .nan", "upstreams.cloud.answer_timeout_s: Input should be"),
+    ("model: big", "model: big, limit_field: n", "models[1].openai.limit_field: Input should be 'max_tokens' or"),
     ("https://", "ftp://", "upstreams.cloud.base_url: String should match pattern"),
     ("CLOUD_KEY", "CLOUD_KEY, api_key_file: k", "upstreams.cloud: take api_key_env or api_key_file, not both"),
     (
@@ -49,6 +58,20 @@ WRONG = [
         "models[1]: a model of an upstream can only generate",
     ),
     ("prompt: chatml", "prompt: llama", "models[2].triton.prompt: Input should be 'plain' or 'chatml'"),
+    ("context_tokens: 1000", "region: 'E U'", "models[1].region: String should match pattern"),
+    (
+        "context_tokens: 1000",
+        "price: {input_usd_per_million: -1}",
+        "models[1].price.input_usd_per_million: Input should be greater than or equal to 0",
+    ),
+    (
+        "context_tokens: 1000",
+        "price: {output_usd_per_million: 0.0000001}",
+        "models[1].price.output_usd_per_million: Decimal input should have no more than 6 decimal places",
+    ),
+    ("context_tokens: 1000", "price: {input: 1}", "models[1].price.input: Extra inputs are not permitted"),
+    ("context_tokens: 1000", "capabilities: [tools, magic]", "models[1].capabilities[1]: 'magic' is not possible here"),
+    ("prompt: chatml}", "prompt: chatml}, capabilities: [tools]", "models[2].capabilities[0]: 'tools' is not possible"),
     ("temperature: 0.1", "temperature: 3", "models[1].sampling.temperature: Input should be less than or equal to 2"),
 ]
 
@@ -67,6 +90,28 @@ def test_reads_entries_with_their_defaults(tmp_path: Path) -> None:
     assert chat.model().timeout_s == 7
     assert reader.triton is not None
     assert reader.triton.prompt is PromptFormat.CHATML
+
+
+def test_a_model_tells_where_it_runs_what_it_can_and_what_it_costs_to_the_last_micro_dollar(tmp_path: Path) -> None:
+    price = "price: {input_usd_per_million: 0.15, output_usd_per_million: 12.345678}"
+    text = GOOD.replace("context_tokens: 1000", f"region: eu-west\n    capabilities: [tools, stop]\n    {price}")
+    encoder, chat, reader = (each.model() for each in read_catalogue(write(tmp_path, text)).models)
+    assert (chat.region, chat.capabilities) == ("eu-west", {"tools", "stop"})
+    assert chat.price == Price(150_000, 12_345_678)
+    assert (encoder.region, encoder.capabilities, encoder.price) == ("", frozenset(), None)
+    assert reader.capabilities == {"seed", "stop"}
+
+
+def test_what_an_upstream_can_do_when_nothing_is_said_is_all_but_audio(tmp_path: Path) -> None:
+    chat = read_catalogue(write(tmp_path, GOOD)).models[1].model()
+    assert {"tools", "json_schema", "vision", "n"} <= chat.capabilities
+    assert "audio" not in chat.capabilities
+
+
+def test_an_upstream_says_how_long_it_is_waited_for(tmp_path: Path) -> None:
+    text = GOOD.replace("CLOUD_KEY", "CLOUD_KEY, connect_timeout_s: 1, first_byte_timeout_s: 2, stall_timeout_s: 3")
+    assert read_catalogue(write(tmp_path, text)).upstreams["cloud"].patience() == Patience(1, 2, 3)
+    assert read_catalogue(write(tmp_path, GOOD)).upstreams["cloud"].patience() == Patience()
 
 
 @pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[new for _, new, _ in WRONG])

@@ -9,7 +9,9 @@ import orjson
 import pytest
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_text import TritonGenerator
-from inference.core.generation import Finished, FinishReason, Order, Piece, Sampling, Turn, Usage
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.conversation import Image, Turn
+from inference.core.generation import ChatOptions, JsonObject, Order, Sampling, Tool
 from inference.core.ports import ModelState
 from inference.core.prompts import plain
 from inference_fakes import FakeTriton, final_response, text_response
@@ -40,8 +42,11 @@ async def test_speaks_the_tensors_of_the_vllm_backend() -> None:
     triton = FakeTriton()
     triton.responses = [text_response("Good", tokens=1), text_response(" day", "length", 2), final_response()]
     events = await answer(triton)
-    end = Finished(FinishReason.LENGTH, Usage(11, 3, reported=True))
-    assert events == [Piece("1", "Good"), Piece(text=" day"), Piece(finished=end)]
+    assert events == [
+        Piece(Served("1"), [Delta("Good")]),
+        Piece(deltas=[Delta(" day")]),
+        Piece(deltas=[Delta(finish_reason=FinishReason.LENGTH)], usage=Usage(11, 3, reported=True)),
+    ]
     request = triton.requests[0]
     assert tensor(request, "text_input") == b"\x03\0\0\0Hi?"
     assert orjson.loads(tensor(request, "sampling_parameters")[4:]) == {"max_tokens": 9, "stop": ["\n"]}
@@ -56,15 +61,64 @@ async def test_speaks_the_tensors_of_the_vllm_backend() -> None:
 async def test_the_final_response_ends_the_answer_even_if_the_stream_stays_open() -> None:
     triton = FakeTriton()
     triton.responses, triton.hang = [text_response("a", "stop", 1, final=True)], True
-    assert (await answer(triton))[-1].finished == Finished(FinishReason.STOP, Usage(11, 1, reported=True))
+    assert await answer(triton) == [Piece(Served("1"), [Delta("a", FinishReason.STOP)], Usage(11, 1, reported=True))]
 
 
 async def test_a_stop_text_ends_the_answer_of_a_model_that_does_not_mind_it() -> None:
     triton = FakeTriton()
     triton.responses, triton.hang = [text_response("one ", tokens=1), text_response("line\nmore", tokens=3)], True
     events = await answer(triton)
-    assert "".join(piece.text for piece in events) == "one line"
-    assert events[-1].finished == Finished(FinishReason.STOP, Usage(11, 4, reported=True))
+    assert [delta for piece in events for delta in piece.deltas] == [Delta("one "), Delta("line", FinishReason.STOP)]
+    assert events[-1].usage == Usage(11, 4, reported=True)
+
+
+async def test_completes_an_answer_as_a_whole() -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("Good", tokens=1), text_response(" day", "length", 2), final_response()]
+    async with connected(triton) as server:
+        whole = await TritonGenerator(server, "there", "chat", plain).complete(ORDER, 5.0)
+    choice = Choice(0, Turn("assistant", "Good day"), FinishReason.LENGTH)
+    assert whole == Answer(Served("1"), [choice], Usage(11, 3, reported=True))
+
+
+async def test_a_whole_answer_that_breaks_off_is_a_failure() -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("half")]
+    async with connected(triton) as server:
+        with pytest.raises(Unavailable):
+            await TritonGenerator(server, "there", "chat", plain).complete(ORDER, 5.0)
+
+
+HI = [Turn("user", "Hi")]
+BEYOND = [
+    (Order(HI, options=ChatOptions([Tool("f")])), "tools"),
+    (Order(HI, options=ChatOptions(response_format=JsonObject())), "response_format"),
+    (Order(HI, options=ChatOptions(extra_json='{"a": 1}')), "extra_json"),
+    (Order(HI, Sampling(n=2)), "n"),
+    (Order(HI, Sampling(logprobs=True)), "logprobs"),
+    (Order(HI, Sampling(logit_bias={"1": 1.0})), "logit_bias"),
+    (Order([*HI, Turn("user", parts=[Image("https://x")])]), "messages[1].content[0]"),
+]
+
+
+@pytest.mark.parametrize(("order", "field"), BEYOND)
+async def test_what_the_tensors_cannot_carry_is_refused_whatever_the_catalogue_says(order: Order, field: str) -> None:
+    triton = FakeTriton()
+    async with connected(triton) as server:
+        with pytest.raises(InvalidInput) as caught:
+            await TritonGenerator(server, "there", "chat", plain).complete(order, 5.0)
+    assert (caught.value.reason, caught.value.field) == ("unsupported_parameter", field)
+    assert triton.requests == []
+
+
+async def test_penalties_and_seed_are_carried() -> None:
+    triton = FakeTriton()
+    triton.responses = [text_response("a", "stop", 1, final=True)]
+    order = Order(HI, Sampling(seed=0, n=1, presence_penalty=0.5, frequency_penalty=-0.5))
+    async with connected(triton) as server:
+        await TritonGenerator(server, "there", "chat", plain).complete(order, 5.0)
+    asked = orjson.loads(tensor(triton.requests[0], "sampling_parameters")[4:])
+    assert asked == {"seed": 0, "presence_penalty": 0.5, "frequency_penalty": -0.5}
 
 
 @pytest.mark.parametrize("reason", ["None", "abort"])
@@ -133,7 +187,7 @@ async def test_closing_an_answer_cancels_the_stream() -> None:
     triton.responses, triton.hang = [text_response("a")], True
     async with connected(triton) as server:
         async with aclosing(TritonGenerator(server, "there", "chat", plain).generate(ORDER, 5.0)) as events:
-            assert (await anext(events)).version == "1"
+            assert (await anext(events)).served == Served("1")
         await asyncio.wait_for(triton.gone.wait(), 1.0)
 
 

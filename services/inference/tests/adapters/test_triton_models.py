@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_text import TritonGenerator
-from inference.core.generation import FinishReason, Order, Piece, Sampling, Turn
+from inference.core.answer import FinishReason, Piece
+from inference.core.conversation import Turn
+from inference.core.generation import Order, Sampling
 from inference.core.prompts import plain
 from servicekit.errors import InvalidInput, Unavailable
 from tritonclient.grpc import service_pb2 as oip
@@ -79,28 +81,37 @@ async def test_a_model_with_many_responses_needs_the_stream(server: TritonServer
         await TritonTensors(server, "extractive-reader", "reader").infer(request, 5.0)
 
 
+def text(pieces: list[Piece]) -> str:
+    return "".join(delta.text for piece in pieces for delta in piece.deltas)
+
+
 async def test_the_reader_answers_and_cites(server: TritonServer) -> None:
     pieces = await generate(server, PROMPT, max_tokens=200)
-    text, last = "".join(piece.text for piece in pieces), pieces[-1].finished
-    assert pieces[0].version
-    assert "1936" in text
-    assert "[1]" in text
-    assert last is not None
-    assert last.reason is FinishReason.STOP
-    assert last.usage.reported
-    assert last.usage.output_tokens > 0
+    assert pieces[0].served is not None
+    assert pieces[0].served.version
+    assert "1936" in text(pieces)
+    assert "[1]" in text(pieces)
+    assert pieces[-1].deltas[-1].finish_reason is FinishReason.STOP
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.reported
+    assert pieces[-1].usage.output_tokens > 0
+
+
+async def test_the_reader_answers_as_a_whole_as_it_does_in_pieces(server: TritonServer) -> None:
+    order = Order((Turn("user", PROMPT),), Sampling(max_tokens=200))
+    whole = await TritonGenerator(server, "extractive-reader", "reader", plain).complete(order, 20.0)
+    pieces = await generate(server, PROMPT, max_tokens=200)
+    assert (whole.choices[0].turn.content, whole.usage) == (text(pieces), pieces[-1].usage)
 
 
 async def test_the_reader_stops_at_the_token_limit(server: TritonServer) -> None:
-    last = (await generate(server, PROMPT, max_tokens=2))[-1].finished
-    assert last is not None
-    assert last.reason is FinishReason.LENGTH
+    last = (await generate(server, PROMPT, max_tokens=2))[-1]
+    assert last.deltas[-1].finish_reason is FinishReason.LENGTH
+    assert last.usage is not None
     assert last.usage.output_tokens == 2
 
 
 async def test_a_stop_text_ends_the_readers_answer(server: TritonServer) -> None:
     pieces = await generate(server, PROMPT, stop=("1936",))
-    assert "1936" not in "".join(piece.text for piece in pieces)
-    last = pieces[-1].finished
-    assert last is not None
-    assert last.reason is FinishReason.STOP
+    assert "1936" not in text(pieces)
+    assert pieces[-1].deltas[-1].finish_reason is FinishReason.STOP

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from inference.core.generation import Sampling, Turn, check_turns
+from inference.core.generation import ChatOptions, JsonSchema, Sampling, Tool, ToolChoice, ToolMode
 from servicekit.errors import InvalidInput
 
 WRONG = [
@@ -16,6 +16,17 @@ WRONG = [
     (Sampling(stop=("a", "b", "c", "d", "e")), "sampling.stop"),
     (Sampling(stop=("a", "")), "sampling.stop[1]"),
     (Sampling(stop=("x" * 257,)), "sampling.stop[0]"),
+    (Sampling(n=0), "sampling.n"),
+    (Sampling(n=129), "sampling.n"),
+    (Sampling(presence_penalty=2.01), "sampling.presence_penalty"),
+    (Sampling(frequency_penalty=math.nan), "sampling.frequency_penalty"),
+    (Sampling(top_logprobs=1), "sampling.top_logprobs"),
+    (Sampling(logprobs=True, top_logprobs=21), "sampling.top_logprobs"),
+    (Sampling(logit_bias={"1": 100.5}), "sampling.logit_bias[1]"),
+    (Sampling(logit_bias={"1": math.nan}), "sampling.logit_bias[1]"),
+    (Sampling(logit_bias={"the": 1.0}), "sampling.logit_bias"),
+    (Sampling(logit_bias={"1\n": 1.0}), "sampling.logit_bias"),
+    (Sampling(logit_bias={str(token): 1.0 for token in range(1025)}), "sampling.logit_bias"),
 ]
 
 
@@ -29,6 +40,8 @@ def test_a_value_out_of_range_is_named(sampling: Sampling, field: str) -> None:
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     Sampling(max_tokens=1, temperature=0.0, top_p=1.0, stop=("a", "b", "c", "d"), seed=-1).check()
     Sampling(temperature=2.0).check()
+    Sampling(n=128, presence_penalty=-2, frequency_penalty=2, logprobs=True, top_logprobs=20).check()
+    Sampling(logit_bias={"0": -100, "50256": 100}).check()
 
 
 def test_what_is_not_said_comes_from_the_default() -> None:
@@ -37,15 +50,43 @@ def test_what_is_not_said_comes_from_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "context", "granted"), [(9, 5, 5), (3, 5, 3), (None, 5, 5), (9, 0, 9), (None, 0, None)]
+    ("asked", "context", "granted"), [(9, 5, 5), (3, 5, 3), (None, 5, None), (9, 0, 9), (None, 0, None)]
 )
 def test_max_tokens_stay_within_the_context(asked: int | None, context: int, granted: int | None) -> None:
     assert Sampling(max_tokens=asked).over(Sampling(), context).max_tokens == granted
 
 
-def test_a_conversation_needs_a_message_and_known_roles() -> None:
-    with pytest.raises(InvalidInput, match="at least one"):
-        check_turns([])
+def test_max_tokens_are_the_context_where_a_backend_needs_to_be_told() -> None:
+    assert Sampling().over(Sampling(), 5, fill=True).max_tokens == 5
+    assert Sampling().over(Sampling(max_tokens=3), 5, fill=True).max_tokens == 3
+
+
+def test_filling_the_gaps_loses_nothing() -> None:
+    asked = Sampling(5, 0.1, 0.2, ("a",), 1, 2, 0.3, 0.4, logprobs=True, top_logprobs=3, logit_bias={"1": 1.0})
+    assert asked.over(Sampling(7, 1.0, 1.0, ("b",), 2), 0) == asked
+
+
+F = Tool("f")
+WRONG_OPTIONS = [
+    (ChatOptions([Tool("")]), "tools[0].function.name"),
+    (ChatOptions([F, Tool("a b")]), "tools[1].function.name"),
+    (ChatOptions([Tool("f\n")]), "tools[0].function.name"),
+    (ChatOptions([F] * 129), "tools"),
+    (ChatOptions(tool_choice=ToolChoice(ToolMode.REQUIRED)), "tool_choice"),
+    (ChatOptions([F], ToolChoice(ToolMode.FUNCTION, "g")), "tool_choice.function.name"),
+    (ChatOptions(parallel_tool_calls=False), "parallel_tool_calls"),
+    (ChatOptions(response_format=JsonSchema("", "{}")), "response_format.json_schema.name"),
+    (ChatOptions(response_format=JsonSchema("s", "")), "response_format.json_schema.schema"),
+]
+
+
+@pytest.mark.parametrize(("options", "field"), WRONG_OPTIONS)
+def test_an_option_that_cannot_be_is_named(options: ChatOptions, field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        check_turns([Turn("user", "a"), Turn("tool", "b")])
-    assert caught.value.field == "messages[1].role"
+        options.check()
+    assert caught.value.field == field
+
+
+def test_options_that_can_be_are_left_alone() -> None:
+    ChatOptions([F, Tool("g")], ToolChoice(ToolMode.FUNCTION, "g"), parallel_tool_calls=True).check()
+    ChatOptions(tool_choice=ToolChoice(ToolMode.NONE), response_format=JsonSchema("s", "{}")).check()

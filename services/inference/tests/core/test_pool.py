@@ -4,8 +4,11 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from inference.core.catalogue import Task
-from inference.core.generation import Piece, Sampling, Turn
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.capabilities import HOSTED, PLAIN
+from inference.core.catalogue import Provider, Task
+from inference.core.conversation import Turn
+from inference.core.generation import ChatOptions, Order, Sampling, Tool
 from inference.core.pool import Pool
 from inference.core.ports import ModelState
 from inference.core.served_model import ServedModel
@@ -15,11 +18,11 @@ from servicekit import deadline
 from servicekit.errors import InvalidInput, NotFound, PenstockError, TimedOut, Unavailable
 from servicekit.testing import eventually
 
-TURNS = (Turn("user", "Hi"),)
+ORDER = Order((Turn("user", "Hi"),))
 
 
-async def ask(pool: Pool, name: str) -> list[object]:
-    return [event async for event in pool.generate(name, TURNS, Sampling())]
+async def ask(pool: Pool, name: str, order: Order = ORDER) -> list[object]:
+    return [event async for event in pool.generate(name, order)]
 
 
 def sample(metric: str, **labels: str) -> float:
@@ -41,6 +44,48 @@ async def test_fills_in_the_models_defaults() -> None:
     served = generating(generator, sampling=Sampling(temperature=0.3), context_tokens=10)
     await ask(Pool([served]), served.model.name)
     assert generator.orders[0].sampling == Sampling(max_tokens=10, temperature=0.3)
+
+
+async def test_an_upstream_is_not_told_a_limit_that_nobody_named() -> None:
+    generator = FakeGenerator()
+    served = generating(generator, context_tokens=10, provider=Provider.OPENAI)
+    pool = Pool([served])
+    await ask(pool, served.model.name)
+    await ask(pool, served.model.name, Order(ORDER.turns, Sampling(max_tokens=99)))
+    assert [order.sampling.max_tokens for order in generator.orders] == [None, 10]
+
+
+async def test_completes_as_a_whole_and_counts_it() -> None:
+    usage = Usage(5, 4, reported=True)
+    choices = [Choice(0, Turn("assistant", "Hi"), FinishReason.STOP), Choice(1, Turn("assistant"), FinishReason.LENGTH)]
+    answer = Answer(Served("v1"), choices, usage)
+    served = generating(FakeGenerator(answer=answer))
+    assert await Pool([served]).complete(served.model.name, ORDER) == answer
+    name = served.model.name
+    assert sample("penstock_inference_tokens_total", model=name, direction="output") == 4
+    assert sample("penstock_inference_seconds_count", model=name) == 1
+    assert served.queue.running == 0
+
+
+async def test_what_a_model_cannot_do_is_refused_before_it_is_asked() -> None:
+    generator = FakeGenerator()
+    tools = Order(ORDER.turns, options=ChatOptions([Tool("f")]))
+    plain, hosted = generating(generator, capabilities=PLAIN), generating(generator, capabilities=HOSTED)
+    pool = Pool([plain, hosted])
+    for asking in (ask(pool, plain.model.name, tools), pool.complete(plain.model.name, tools)):
+        with pytest.raises(InvalidInput) as caught:
+            await asking
+        assert (caught.value.reason, caught.value.field) == ("unsupported_parameter", "tools")
+    assert generator.orders == []
+    assert await ask(pool, hosted.model.name, tools)
+
+
+async def test_a_failed_completion_is_counted_and_frees_the_slot() -> None:
+    served = generating(FakeGenerator([Unavailable("x", reason="rate_limited")]))
+    with pytest.raises(Unavailable):
+        await Pool([served]).complete(served.model.name, ORDER)
+    assert sample("penstock_inference_failures_total", model=served.model.name, reason="rate_limited") == 1
+    assert served.queue.running == 0
 
 
 async def test_an_unknown_model_is_not_found() -> None:
@@ -82,8 +127,8 @@ async def test_work_whose_deadline_has_passed_never_starts() -> None:
 async def test_closing_stops_the_backend_and_frees_the_slot() -> None:
     generator = FakeGenerator(gate=asyncio.Event())
     served = generating(generator)
-    async with aclosing(Pool([served]).generate(served.model.name, TURNS, Sampling())) as events:
-        assert await anext(events) == Piece("v1")
+    async with aclosing(Pool([served]).generate(served.model.name, ORDER)) as events:
+        assert await anext(events) == Piece(Served("v1", "id-1", "fp-1"))
         assert (generator.running, served.queue.running) == (1, 1)
     assert (generator.running, served.queue.running) == (0, 0)
     assert sample("penstock_inference_failures_total", model=served.model.name, reason="cancelled") == 1
@@ -104,7 +149,7 @@ FAILURES: list[PenstockError] = [Unavailable("x", reason="backend_failed"), Time
 
 @pytest.mark.parametrize("failure", FAILURES, ids=str)
 async def test_a_backends_failure_reaches_the_caller_once_and_is_counted(failure: PenstockError) -> None:
-    generator = FakeGenerator([Piece("v1", "half"), failure])
+    generator = FakeGenerator([Piece(Served("v1"), [Delta("half")]), failure])
     served = generating(generator)
     with pytest.raises(type(failure)):
         await ask(Pool([served]), served.model.name)

@@ -1,6 +1,6 @@
 """Conversations become prompts."""
 
-from inference.core.generation import Turn
+from inference.core.conversation import Turn
 from inference.core.prompts import chatml, plain
 
 TURNS = (Turn("system", "Be brief."), Turn("user", "Hi"))

@@ -171,13 +171,21 @@ def started() -> inference_pb2.GenerateResponse:
 
 def finished() -> inference_pb2.GenerateResponse:
     usage = inference_pb2.TokenUsage(input_tokens=5, output_tokens=2, reported=True)
-    return inference_pb2.GenerateResponse(
-        finished=inference_pb2.GenerationFinished(finish_reason=inference_pb2.FINISH_REASON_LENGTH, usage=usage)
-    )
+    last = inference_pb2.Delta(finish_reason=inference_pb2.FINISH_REASON_LENGTH)
+    return inference_pb2.GenerateResponse(deltas=[last], finished=inference_pb2.GenerationFinished(usage=usage))
 
 
 def text() -> inference_pb2.GenerateResponse:
-    return inference_pb2.GenerateResponse(text="a")
+    return inference_pb2.GenerateResponse(deltas=[inference_pb2.Delta(text="a")])
+
+
+def unended() -> inference_pb2.GenerateResponse:
+    return inference_pb2.GenerateResponse(finished=finished().finished)
+
+
+def unasked_tools() -> inference_pb2.GenerateResponse:
+    last = inference_pb2.Delta(finish_reason=inference_pb2.FINISH_REASON_TOOL_CALLS)
+    return inference_pb2.GenerateResponse(deltas=[last], finished=finished().finished)
 
 
 def fail(error: Exception) -> Callable[[], inference_pb2.GenerateResponse]:
@@ -217,8 +225,10 @@ async def test_a_model_writes() -> None:
         (fail(TimedOut("late")), TimedOut, "timed_out"),
         (fail(KeyError("bug")), Unavailable, "backend_failed"),
         (text, Unavailable, "backend_failed"),
+        (unended, Unavailable, "backend_failed"),
+        (unasked_tools, Unavailable, "backend_failed"),
     ],
-    ids=["unavailable", "not found", "timed out", "bug", "breaks off"],
+    ids=["unavailable", "not found", "timed out", "bug", "breaks off", "no finish reason", "tools nobody offered"],
 )
 @pytest.mark.filterwarnings("ignore")
 async def test_a_failure_mid_stream_keeps_its_kind(last: object, kind: type[PenstockError], reason: str) -> None:
@@ -233,13 +243,31 @@ async def test_a_failure_mid_stream_keeps_its_kind(last: object, kind: type[Pens
 @pytest.mark.parametrize("streaming", [True, False])
 async def test_a_whole_answer_is_one_piece(streaming: bool) -> None:
     peer = Peer()
-    whole = {"served": started().served, "text": "a", "finished": finished().finished}
-    peer.script = [lambda: inference_pb2.GenerateResponse(**whole)]
-    peer.answers["Complete"] = inference_pb2.CompleteResponse(**whole)
+    whole = {"served": started().served, "finished": finished().finished}
+    last = inference_pb2.Delta(text="a", finish_reason=inference_pb2.FINISH_REASON_LENGTH)
+    peer.script = [lambda: inference_pb2.GenerateResponse(**whole, deltas=[last])]
+    message = inference_pb2.Message(role="assistant", content="a")
+    choice = inference_pb2.Choice(message=message, finish_reason=inference_pb2.FINISH_REASON_LENGTH)
+    peer.answers["Complete"] = inference_pb2.CompleteResponse(**whole, choices=[choice])
     async with connected(peer) as channel:
         pieces = InferenceClient(channel).generate("m", [Message("user", "hi")], Sampling(), 5, streaming=streaming)
         assert [piece async for piece in pieces] == [Piece("a", SERVED, END)]
     assert [(turn.role, turn.content) for turn in peer.requests[0].messages] == [("user", "hi")]
+
+
+async def test_an_answer_without_a_choice_is_none_and_a_refusal_is_text() -> None:
+    peer = Peer()
+    peer.answers["Complete"] = inference_pb2.CompleteResponse(finished=finished().finished)
+    async with connected(peer) as channel:
+        pieces = InferenceClient(channel)
+        with pytest.raises(Unavailable, match="broke off"):
+            await anext(pieces.generate("m", [], Sampling(), 5, streaming=False))
+        message = inference_pb2.Message(role="assistant", refusal="No.")
+        peer.answers["Complete"].choices.add(message=message, finish_reason=inference_pb2.FINISH_REASON_STOP)
+        assert (await anext(pieces.generate("m", [], Sampling(), 5, streaming=False))).text == "No."
+        deltas = [inference_pb2.Delta(refusal="No."), inference_pb2.Delta(finish_reason=1)]
+        peer.script = [lambda: inference_pb2.GenerateResponse(deltas=deltas, finished=finished().finished)]
+        assert (await anext(pieces.generate("m", [], Sampling(), 5, streaming=True))).text == "No."
 
 
 @pytest.mark.filterwarnings("ignore")

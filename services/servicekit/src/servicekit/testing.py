@@ -41,10 +41,14 @@ async def serving(
 
 @contextmanager
 def caller(
-    tenant: str = "acme", scopes: Iterable[str] = ALL_SCOPES, principal: str = "tester", key_id: str = "key-1"
+    tenant: str = "acme",
+    scopes: Iterable[str] = ALL_SCOPES,
+    principal: str = "tester",
+    key_id: str = "key-1",
+    region: str = "",
 ) -> Iterator[Identity]:
     """Make the calls inside as this caller, with a token that `serving` accepts."""
-    signed = _minter.mint(Identity(tenant, principal, key_id, frozenset(scopes)))
+    signed = _minter.mint(Identity(tenant, principal, key_id, frozenset(scopes), region))
     with acting_as(signed) as identity:
         yield identity
 

@@ -43,7 +43,7 @@ class Inference(inference_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[inference.GenerateResponse]:
         try:
             while True:
-                yield inference.GenerateResponse(text="a")
+                yield inference.GenerateResponse(deltas=[inference.Delta(text="a")])
                 await asyncio.sleep(0.001)
         finally:
             self.cancelled = True
@@ -191,7 +191,7 @@ async def test_leaving_a_stream_cancels_it_on_the_other_side() -> None:
             pieces = [await anext(responses), await anext(responses)]
             await responses.aclose()
         await eventually(lambda: servicer.cancelled)
-    assert [piece.text for piece in pieces] == ["a", "a"]
+    assert [piece.deltas[0].text for piece in pieces] == ["a", "a"]
 
 
 async def test_reflection_needs_no_token() -> None:

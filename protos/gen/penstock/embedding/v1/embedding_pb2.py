@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%penstock/embedding/v1/embedding.proto\x12\x15penstock.embedding.v1\"r\n\x07\x45ncoder\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"g\n\rEmbedResponse\x12/\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1e.penstock.embedding.v1.Encoder\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\"\"\n\x11GetEncoderRequest\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x12GetEncoderResponse\x12/\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1e.penstock.embedding.v1.Encoder2\xc9\x01\n\x10\x45mbeddingService\x12R\n\x05\x45mbed\x12#.penstock.embedding.v1.EmbedRequest\x1a$.penstock.embedding.v1.EmbedResponse\x12\x61\n\nGetEncoder\x12(.penstock.embedding.v1.GetEncoderRequest\x1a).penstock.embedding.v1.GetEncoderResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%penstock/embedding/v1/embedding.proto\x12\x15penstock.embedding.v1\"r\n\x07\x45ncoder\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x12\n\ndimensions\x18\x04 \x01(\r\x12\x0f\n\x07pooling\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\"\x85\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12/\n\x06tokens\x18\x03 \x03(\x0b\x32\x1f.penstock.embedding.v1.TokenIds\x12\x17\n\ndimensions\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\r\n\x0b_dimensions\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"g\n\rEmbedResponse\x12/\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1e.penstock.embedding.v1.Encoder\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x14\n\x0ctoken_counts\x18\x03 \x03(\r\"\"\n\x11GetEncoderRequest\x12\r\n\x05model\x18\x01 \x01(\t\"E\n\x12GetEncoderResponse\x12/\n\x07\x65ncoder\x18\x01 \x01(\x0b\x32\x1e.penstock.embedding.v1.Encoder2\xc9\x01\n\x10\x45mbeddingService\x12R\n\x05\x45mbed\x12#.penstock.embedding.v1.EmbedRequest\x1a$.penstock.embedding.v1.EmbedResponse\x12\x61\n\nGetEncoder\x12(.penstock.embedding.v1.GetEncoderRequest\x1a).penstock.embedding.v1.GetEncoderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODER']._serialized_start=64
   _globals['_ENCODER']._serialized_end=178
-  _globals['_EMBEDREQUEST']._serialized_start=180
-  _globals['_EMBEDREQUEST']._serialized_end=224
-  _globals['_EMBEDRESPONSE']._serialized_start=226
-  _globals['_EMBEDRESPONSE']._serialized_end=329
-  _globals['_GETENCODERREQUEST']._serialized_start=331
-  _globals['_GETENCODERREQUEST']._serialized_end=365
-  _globals['_GETENCODERRESPONSE']._serialized_start=367
-  _globals['_GETENCODERRESPONSE']._serialized_end=436
-  _globals['_EMBEDDINGSERVICE']._serialized_start=439
-  _globals['_EMBEDDINGSERVICE']._serialized_end=640
+  _globals['_EMBEDREQUEST']._serialized_start=181
+  _globals['_EMBEDREQUEST']._serialized_end=314
+  _globals['_TOKENIDS']._serialized_start=316
+  _globals['_TOKENIDS']._serialized_end=339
+  _globals['_EMBEDRESPONSE']._serialized_start=341
+  _globals['_EMBEDRESPONSE']._serialized_end=444
+  _globals['_GETENCODERREQUEST']._serialized_start=446
+  _globals['_GETENCODERREQUEST']._serialized_end=480
+  _globals['_GETENCODERRESPONSE']._serialized_start=482
+  _globals['_GETENCODERRESPONSE']._serialized_end=551
+  _globals['_EMBEDDINGSERVICE']._serialized_start=554
+  _globals['_EMBEDDINGSERVICE']._serialized_end=755
 # @@protoc_insertion_point(module_scope)

@@ -52,8 +52,9 @@ class EmbeddingServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Encodes texts, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or characters),
-        NOT_FOUND (unknown model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
+        """Encodes texts, or token ids, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or
+        characters, a token that is not in the vocabulary, dimensions that the encoder does not give), NOT_FOUND (unknown
+        model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

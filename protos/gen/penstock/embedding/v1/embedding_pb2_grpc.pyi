@@ -34,8 +34,9 @@ class EmbeddingServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EmbeddingServiceAsyncStub: ...
     Embed: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]
-    """Encodes texts, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or characters),
-    NOT_FOUND (unknown model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
+    """Encodes texts, or token ids, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or
+    characters, a token that is not in the vocabulary, dimensions that the encoder does not give), NOT_FOUND (unknown
+    model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
     """
     GetEncoder: _grpc.UnaryUnaryMultiCallable[_embedding_pb2.GetEncoderRequest, _embedding_pb2.GetEncoderResponse]
     """Says which encoder serves, without encoding anything. Errors: NOT_FOUND, UNAVAILABLE."""
@@ -46,8 +47,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_pb2.EmbedRequest, _embedding_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Encodes texts, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or characters),
-    NOT_FOUND (unknown model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
+    """Encodes texts, or token ids, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or
+    characters, a token that is not in the vocabulary, dimensions that the encoder does not give), NOT_FOUND (unknown
+    model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
     """
     GetEncoder: _aio.UnaryUnaryMultiCallable[_embedding_pb2.GetEncoderRequest, _embedding_pb2.GetEncoderResponse]  # type: ignore[assignment]
     """Says which encoder serves, without encoding anything. Errors: NOT_FOUND, UNAVAILABLE."""
@@ -61,8 +63,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_pb2.EmbedResponse, _abc.Awaitable[_embedding_pb2.EmbedResponse]]:
-        """Encodes texts, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or characters),
-        NOT_FOUND (unknown model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
+        """Encodes texts, or token ids, in order. Errors: INVALID_ARGUMENT (no text, an empty text, too many texts or
+        characters, a token that is not in the vocabulary, dimensions that the encoder does not give), NOT_FOUND (unknown
+        model), UNAVAILABLE (the model cannot be reached), DEADLINE_EXCEEDED.
         """
 
     @_abc_1.abstractmethod

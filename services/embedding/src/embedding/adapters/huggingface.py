@@ -15,6 +15,8 @@ INLINE_CHARACTERS: Final = 2048
 """About 1 ms of tokenizing; more of it would hold up the event loop, and a thread adds 0.1 ms (both measured)."""
 CHARACTERS_PER_TOKEN: Final = 64
 """Far more characters than a token has; text beyond so many is read only where it can matter."""
+PROBE: Final = "a"
+"""Any text does: what is special about its encoding is what frames every text."""
 
 
 class HuggingFaceTokenizer:
@@ -25,6 +27,8 @@ class HuggingFaceTokenizer:
         self._path = path
         self._max_tokens = 0
         self._tokenizer: Any = self._open(0)
+        self.vocabulary: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._before, self._after = _special_tokens(self._tokenizer)
 
     async def tokenize(self, texts: Sequence[str], max_tokens: int) -> Sequence[TokenIds]:
         """Return int64 ids per text; much text is read in a thread, which holds no lock of the interpreter."""
@@ -34,6 +38,11 @@ class HuggingFaceTokenizer:
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             return _read(self._tokenizer, texts, max_tokens)
         return await asyncio.to_thread(_read, self._tokenizer, texts, max_tokens)
+
+    def frame(self, tokens: Sequence[Sequence[int]], max_tokens: int) -> Sequence[TokenIds]:
+        """Return int64 ids per text, with the special tokens that `tokenize` adds; ids are not checked."""
+        kept = max(0, max_tokens - len(self._before) - len(self._after))
+        return [_packed([*self._before, *ids[:kept], *self._after]) for ids in tokens]
 
     def _open(self, max_tokens: int) -> Any:
         try:
@@ -63,8 +72,21 @@ def _start(text: str, characters: int) -> str:
     return text[:end] if end > 0 else text
 
 
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the ids that a tokenizer puts before and after every text."""
+    marked = tokenizer.encode(PROBE)
+    special = marked.special_tokens_mask
+    before = special.index(0) if 0 in special else len(special)
+    after = special[::-1].index(0) if 0 in special else 0
+    return marked.ids[:before], marked.ids[len(special) - after :]
+
+
 def _ids(encoding: Any) -> TokenIds:
-    ids = array("q", encoding.ids)
+    return _packed(encoding.ids)
+
+
+def _packed(numbers: Sequence[int]) -> TokenIds:
+    ids = array("q", numbers)
     if sys.byteorder != "little":
         ids.byteswap()
     return ids.tobytes()

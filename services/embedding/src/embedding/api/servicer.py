@@ -6,7 +6,8 @@ from penstock.embedding.v1 import embedding_pb2 as pb
 from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from servicekit.rpc import Service
 
-from embedding.core.embedder import Embedder
+from embedding.core.embedder import Embedder, Embedding
+from embedding.core.limits import EitherTextsOrTokens
 from embedding.core.ports import Fingerprint
 
 NAME: Final = "penstock.embedding.v1.EmbeddingService"
@@ -20,13 +21,20 @@ class EmbeddingServicer(pb_grpc.EmbeddingServiceServicer):
         self._embedder = embedder
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:  # noqa: ARG002
-        """Encode texts."""
-        embedding = await self._embedder.embed(request.model, request.texts)
+        """Encode texts, or token ids."""
+        embedding = await self._embed(request, request.dimensions if request.HasField("dimensions") else None)
         return pb.EmbedResponse(
             encoder=_message(embedding.encoder),
             vectors=embedding.vectors,
             token_counts=[text.tokens for text in embedding.texts],
         )
+
+    async def _embed(self, request: pb.EmbedRequest, dimensions: int | None) -> Embedding:
+        if not request.tokens:
+            return await self._embedder.embed(request.model, request.texts, dimensions)
+        if request.texts:
+            raise EitherTextsOrTokens("send texts or tokens, not both", field="tokens")
+        return await self._embedder.embed_tokens(request.model, [each.ids for each in request.tokens], dimensions)
 
     async def GetEncoder(self, request: pb.GetEncoderRequest, context: Any) -> pb.GetEncoderResponse:  # noqa: ARG002
         """Say which encoder serves."""

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from servicekit import deadline
@@ -12,12 +13,15 @@ from servicekit.errors import NotFound, PenstockError, TimedOut, Unavailable
 from embedding.core import metrics
 from embedding.core.batcher import Batcher
 from embedding.core.flight import Flight, Waiter
-from embedding.core.limits import TextLimits
+from embedding.core.limits import TextLimits, WrongDimensions
 from embedding.core.ports import Encoder, Fingerprint, TokenIds, Tokenizer
 from embedding.core.vector_cache import Encoded, VectorCache
 
 KEY_BYTES = 16
 ASK_AGAIN_S = 0.5
+TEXT, TOKENS = b"text", b"tokens"
+Reader = Callable[[Sequence[int], int], Awaitable[Sequence[TokenIds]]]
+"""Returns what the encoder reads of the texts at these places, each cut to so many tokens."""
 log = logging.getLogger(__name__)
 
 
@@ -78,16 +82,42 @@ class Embedder:
         self._failure: str | None = f"the encoder {model} has not been asked yet"
         self._noted = ""
 
-    async def embed(self, model: str, texts: Sequence[str]) -> Embedding:
+    async def embed(self, model: str, texts: Sequence[str], dimensions: int | None = None) -> Embedding:
         """Return one vector per text, in order; `model` may be empty.
 
-        Raises InvalidInput, NotFound, QueueFull, Unavailable, TimedOut.
+        Raises InvalidInput (also for `dimensions` that the encoder does not give), NotFound, QueueFull, Unavailable,
+        TimedOut.
         """
         self._check_model(model)
-        keys = self._keys(texts)
+
+        async def read(places: Sequence[int], max_tokens: int) -> Sequence[TokenIds]:
+            return await self._tokenizer.tokenize([texts[place] for place in places], max_tokens)
+
+        return await self._embed(self._keys(texts), read, dimensions)
+
+    async def embed_tokens(
+        self, model: str, tokens: Sequence[Sequence[int]], dimensions: int | None = None
+    ) -> Embedding:
+        """Return one vector per text that was tokenized by the caller, without special tokens.
+
+        The vectors are those of `embed` for texts that read so. Raises as `embed` does.
+        """
+        self._check_model(model)
+        self._limits.texts.check_tokens(tokens, self._tokenizer.vocabulary)
+
+        async def frame(places: Sequence[int], max_tokens: int) -> Sequence[TokenIds]:
+            return self._tokenizer.frame([tokens[place] for place in places], max_tokens)
+
+        keys = [_digest(array("I", ids).tobytes(), TOKENS) for ids in tokens]
+        return await self._embed(keys, frame, dimensions)
+
+    async def _embed(self, keys: Sequence[bytes], read: Reader, dimensions: int | None) -> Embedding:
         while True:
             era = await self._now()
-            found = await self._find(era, keys, texts)
+            if dimensions not in (None, era.fingerprint.dimensions):
+                given = f"{self._model} gives {era.fingerprint.dimensions} dimensions, no other number"
+                raise WrongDimensions(given, field="dimensions")
+            found = await self._find(era, keys, read)
             if era is self._era:
                 return Embedding(era.fingerprint, [found[key] for key in keys])
 
@@ -138,19 +168,19 @@ class Embedder:
         """Return each text's digest; a vector is a pure function of the text, so tenants share keys and entries."""
         encoded = [text.encode() for text in texts]
         self._limits.texts.check([len(text) for text in encoded])
-        return [hashlib.blake2b(text, digest_size=KEY_BYTES).digest() for text in encoded]
+        return [_digest(text, TEXT) for text in encoded]
 
-    async def _find(self, era: _Era, keys: Sequence[bytes], texts: Sequence[str]) -> dict[bytes, Encoded]:
+    async def _find(self, era: _Era, keys: Sequence[bytes], read: Reader) -> dict[bytes, Encoded]:
         found: dict[bytes, Encoded] = {}
-        unknown: dict[bytes, str] = {}
-        for key, text in zip(keys, texts, strict=True):
+        unknown: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
             if (entry := era.cache.get(key)) is not None:
                 found[key] = entry
             else:
-                unknown[key] = text
+                unknown[key] = place
         metrics.asked(self._model, len(keys), len(found))
         if unknown:
-            tokens = await self._tokenizer.tokenize(list(unknown.values()), era.fingerprint.max_tokens)
+            tokens = await read(list(unknown.values()), era.fingerprint.max_tokens)
             found |= await self._encode(era, dict(zip(unknown, tokens, strict=True)))
         return found
 
@@ -190,3 +220,8 @@ class Embedder:
                 await waiter.done
         except TimeoutError as error:
             raise TimedOut("the deadline passed while the texts were being encoded") from error
+
+
+def _digest(content: bytes, kind: bytes) -> bytes:
+    """Return the key of a text; one of characters and one of ids have none in common."""
+    return hashlib.blake2b(content, digest_size=KEY_BYTES, person=kind).digest()

@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from servicekit.errors import InvalidInput
+
+BYTES_PER_TOKEN: Final = 4
+"""About the characters of a token; a text as ids may be about as long as one as characters."""
 
 
 class TooManyTexts(InvalidInput):
@@ -16,6 +20,24 @@ class EmptyText(InvalidInput):
     """A text without a character."""
 
     default_reason = "empty_text"
+
+
+class EitherTextsOrTokens(InvalidInput):
+    """Texts and token ids in one request; the vectors could not be told apart."""
+
+    default_reason = "texts_and_tokens"
+
+
+class UnknownToken(InvalidInput):
+    """An id that is not in the encoder's vocabulary."""
+
+    default_reason = "unknown_token"
+
+
+class WrongDimensions(InvalidInput):
+    """Vectors of a length that the encoder does not give."""
+
+    default_reason = "wrong_dimensions"
 
 
 class TextTooLong(InvalidInput):
@@ -48,3 +70,19 @@ class TextLimits:
             raise TextTooLong(
                 f"the texts have {sum(sizes)} bytes together; at most {self.request_bytes} are allowed", field="texts"
             )
+
+    def check_tokens(self, tokens: Sequence[Sequence[int]], vocabulary: int) -> None:
+        """Raise as `check` does, for texts as token ids, or UnknownToken; an id counts as four bytes."""
+        sizes = [BYTES_PER_TOKEN * len(ids) for ids in tokens]
+        try:
+            self.check(sizes)
+        except InvalidInput as error:
+            raise type(error)(error.message, field=error.field.replace("texts", "tokens", 1)) from error
+        for index, ids in enumerate(tokens):
+            if max(ids) >= vocabulary:
+                place = next(place for place, id_ in enumerate(ids) if id_ >= vocabulary)
+                raise UnknownToken(
+                    f"token {ids[place]} is not in the encoder's vocabulary of {vocabulary}; "
+                    "send text, or ids of the encoder's own tokenizer",
+                    field=f"tokens[{index}].ids[{place}]",
+                )

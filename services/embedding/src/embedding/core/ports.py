@@ -44,3 +44,12 @@ class Tokenizer(Protocol):
     async def tokenize(self, texts: Sequence[str], max_tokens: int) -> Sequence[TokenIds]:
         """Return the ids of each text, in order, each cut to `max_tokens`, none padded."""
         ...
+
+    def frame(self, tokens: Sequence[Sequence[int]], max_tokens: int) -> Sequence[TokenIds]:
+        """Return what `tokenize` would of texts that read as these tokens: special tokens added, and cut as well."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens there are; their ids go from 0 to one less."""
+        ...

@@ -26,6 +26,10 @@ class InferenceModels:
         """Write text, piece by piece; leaving the iteration cancels it."""
         return self._channel.stream(self._stub.Generate, request)
 
+    async def complete(self, request: inference.CompleteRequest) -> inference.CompleteResponse:
+        """Write text and return the whole of it at once; cancelling the call cancels it."""
+        return await self._channel.call(self._stub.Complete, request)
+
     async def list(self) -> inference.ListModelsResponse:
         """Return the catalogue."""
         return await self._channel.call(self._stub.ListModels, inference.ListModelsRequest(), idempotent=True)

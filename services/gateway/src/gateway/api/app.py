@@ -1,6 +1,6 @@
 """The REST door: every route in one list, and the FastAPI application made of it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn
@@ -21,13 +21,14 @@ from gateway.api.calls import Calls
 from gateway.api.chat import ChatRoutes
 from gateway.api.chat_request import ChatRequest
 from gateway.api.embeddings import EmbeddingsRequest, EmbeddingsRoutes
-from gateway.api.errors import MethodNotAllowed, NoRoute
+from gateway.api.errors import SHORTEST_RETRY_S, MethodNotAllowed, NoRoute
 from gateway.api.features import FeatureRoutes, PushRequest, ReadRequest
 from gateway.api.ingest import IngestRequest, IngestRoutes
 from gateway.api.knowledge import CreateKnowledgeBaseRequest, KnowledgeRoutes, SearchRequest
 from gateway.api.middleware import Door, Endpoint, Failures
 from gateway.api.models import ModelRoutes
 from gateway.api.openapi import Shape, extra_of, page, responses_of
+from gateway.core.accounts import Account
 
 NO_TELEMETRY: Final[TelemetryConfig] = {"tracing": False, "metrics": False, "logs": False}
 """The door opens the one server span of a request; FastAPI would open a second one."""
@@ -53,8 +54,8 @@ class Operation:
 
     @property
     def tag(self) -> str:
-        """The group it is shown in: the second segment of its path."""
-        return self.path.split("/")[2]
+        """The group it is shown in: the second segment of its path, and one for all of OIP."""
+        return "oip" if self.shape.oip else self.path.split("/")[2]
 
 
 def operations(calls: Calls) -> list[Operation]:
@@ -98,15 +99,16 @@ def operations(calls: Calls) -> list[Operation]:
 
 def rest_app(
     calls: Calls,
-    authenticate: Callable[[str], Awaitable[Identity]],
+    authenticate: Callable[[str], Awaitable[tuple[Identity, Account]]],
     readiness: Callable[[], Awaitable[str | None]],
     limits: Limits = Limits(),
+    more: Sequence[Operation] = (),
 ) -> Door:
-    """Return the application: the operations, health without a key, and the OpenAPI page, behind the door."""
+    """Return the application behind the door: the operations and more, health without a key, the OpenAPI page."""
     app = FastAPIOffline(
         title="Penstock", version="0.1.0", redoc_url=None, redirect_slashes=False, telemetry=NO_TELEMETRY
     )
-    offered = operations(calls)
+    offered = [*operations(calls), *more]
     for operation in offered:
         app.add_api_route(
             operation.path,
@@ -141,8 +143,11 @@ def _add_health(app: FastAPI, readiness: Callable[[], Awaitable[str | None]]) ->
 
     async def ready(_: Request) -> Response:
         reason = await readiness()
-        response = json_response({"status": "ready"} if reason is None else {"status": "not_ready", "reason": reason})
-        response.status_code = 200 if reason is None else 503
+        if reason is None:
+            return json_response({"status": "ready"})
+        response = json_response({"status": "not_ready", "reason": reason})
+        response.status_code = 503
+        response.headers["Retry-After"] = str(SHORTEST_RETRY_S)
         return response
 
     app.add_api_route("/healthz/live", live, tags=["health"], response_model=None)

@@ -13,7 +13,8 @@ from starlette.responses import Response
 
 from gateway.api.body import json_response, read
 from gateway.api.calls import Calls
-from gateway.api.chat_request import ChatMessage, Sampling
+from gateway.api.chat_messages import TextMessage
+from gateway.api.chat_request import Sampling
 from gateway.api.event_stream import EventStream, event_bytes
 from gateway.api.filters import conditions
 from gateway.api.knowledge import Filter, Revision
@@ -28,7 +29,7 @@ class AskRequest(Sampling):
     model: Annotated[str, Field(max_length=256, description="a generating model; absent: the pipeline's own")] = ""
     top_k: Annotated[int, Field(ge=1, le=20)] | None = None
     filter: Filter | None = None
-    history: list[ChatMessage] = Field(default_factory=list, max_length=4096, description="earlier turns, oldest first")
+    history: list[TextMessage] = Field(default_factory=list, max_length=4096, description="earlier turns, oldest first")
     min_revision: Revision = 0
     stream: bool = False
 

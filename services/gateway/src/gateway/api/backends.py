@@ -1,22 +1,51 @@
 """What the doors need of the services behind them, in the vocabulary of the protos."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.feature_store.v1 import feature_store_pb2 as features
+from penstock.gateway.v1 import gateway_pb2 as gateway
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
+
+from gateway.core.routes import Needs
 
 
 class Models(Protocol):
     """The model pool."""
 
     def generate(self, request: inference.GenerateRequest) -> AsyncIterator[inference.GenerateResponse]: ...
+    async def complete(self, request: inference.CompleteRequest) -> inference.CompleteResponse: ...
     async def list(self) -> inference.ListModelsResponse: ...
     async def get(self, request: inference.GetModelRequest) -> inference.GetModelResponse: ...
+
+
+class ChatCall(Protocol):
+    """One call of a caller to the models that may answer him; it may be asked more than once."""
+
+    @property
+    def routing(self) -> gateway.Routing:
+        """What was asked and passed over so far, and what it cost."""
+        ...
+
+    async def complete(self, request: inference.CompleteRequest) -> inference.CompleteResponse:
+        """Return a whole answer of the first model that gives one; `model` of the request is not read."""
+        ...
+
+    def generate(self, request: inference.GenerateRequest) -> AsyncGenerator[inference.GenerateResponse, None]:
+        """Write an answer piece by piece; a model that fails before its first piece is followed by the next one."""
+        ...
+
+
+class Chats(Protocol):
+    """What chooses, asks and accounts for the models that go on with a conversation."""
+
+    def open(self, model: str, needs: Needs) -> ChatCall:
+        """Begin a call to a model or an alias; raise what stands against it, before anything is asked."""
+        ...
 
 
 class Encoders(Protocol):

@@ -1,23 +1,20 @@
-"""POST /v1/chat/completions, plain and streamed, for catalogue models and pipelines."""
+"""POST /v1/chat/completions, plain and streamed, for models, aliases and pipelines."""
 
-import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
-import orjson
 from penstock.gateway.v1 import gateway_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.body import json_response, read
+from gateway.api.body import json_body, json_response
 from gateway.api.calls import Calls
-from gateway.api.chat_request import ChatRequest
-from gateway.api.event_stream import EventStream, event_bytes
-from gateway.api.render import FINISH_REASONS, extension_json, usage_json
+from gateway.api.chat_answer import Chunks, completion, served_headers
+from gateway.api.chat_request import StreamOptions, parse_chat
+from gateway.api.event_stream import EventStream
+from gateway.api.upstream import check_whole
 
-DONE = b"data: [DONE]\n\n"
+DEFAULT_OPTIONS = StreamOptions()
 
 
 class ChatRoutes:
@@ -28,52 +25,38 @@ class ChatRoutes:
 
     async def complete(self, request: Request) -> Response:
         """Write the next turn of a conversation."""
-        asked = await read(request, ChatRequest)
+        asked = parse_chat(await json_body(request))
         conversation = asked.conversation()
         if asked.stream:
-            with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-            return EventStream(self._chunks(conversation, with_usage=with_usage))
+            return await self._stream(conversation, asked.stream_options or DEFAULT_OPTIONS)
         finished = await self._calls.chat(conversation)
-        message = {"role": "assistant", "content": finished.text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _reason(finished)}
-        body = {
-            **_head("chat.completion", conversation.model),
-            "choices": [choice],
-            "usage": usage_json(finished.usage),
-        }
-        if finished.HasField("answer"):
-            body["penstock"] = extension_json(finished.answer)
-        return json_response(body)
+        response = json_response(completion(conversation.model, finished))
+        response.raw_headers.extend(served_headers(finished.served))
+        return response
 
-    async def _chunks(self, conversation: pb.Conversation, *, with_usage: bool) -> AsyncGenerator[bytes, None]:
-        head = _head("chat.completion.chunk", conversation.model)
-        if with_usage:
-            head["usage"] = None
-        delta: dict[str, Any] = {"role": "assistant"}
-        async with aclosing(self._calls.stream_chat(conversation)) as events:
-            async for event in events:
-                if event.WhichOneof("event") == "text":
-                    yield _chunk(head, {**delta, "content": event.text})
-                    delta = {}
-                    continue
-                finished = event.finished
-                if delta:
-                    yield _chunk(head, {**delta, "content": ""})
-                extension = {"penstock": extension_json(finished.answer)} if finished.HasField("answer") else {}
-                yield _chunk({**head, **extension}, {}, _reason(finished))
-                if with_usage:
-                    yield event_bytes(orjson.dumps({**head, "choices": [], "usage": usage_json(finished.usage)}))
-        yield DONE
+    async def _stream(self, conversation: pb.Conversation, options: StreamOptions) -> Response:
+        chunks = Chunks(
+            conversation.model, usage=bool(options.include_usage), obfuscated=bool(options.include_obfuscation)
+        )
+        events = self._calls.stream_chat(conversation)
+        first = await anext(events, None)
+        check_whole(first is not None)
+        assert first is not None
+        return EventStream(_written(first, events, chunks), served_headers(first.served))
 
 
-def _head(kind: str, model: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+async def _written(
+    first: pb.StreamChatResponse, rest: AsyncGenerator[pb.StreamChatResponse, None], chunks: Chunks
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(rest) as events:
+        written = _write(first, chunks)
+        if written:
+            yield written
+        async for event in events:
+            written = _write(event, chunks)
+            if written:
+                yield written
 
 
-def _chunk(head: dict[str, Any], delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-    return event_bytes(orjson.dumps({**head, "choices": [choice]}))
-
-
-def _reason(finished: pb.ChatResponse) -> str:
-    return FINISH_REASONS[finished.finish_reason]
+def _write(event: pb.StreamChatResponse, chunks: Chunks) -> bytes:
+    return chunks.end(event) if event.HasField("finished") else chunks.pieces(event)

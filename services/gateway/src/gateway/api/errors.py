@@ -28,6 +28,12 @@ class TooLarge(errors.InvalidInput):
     default_reason = "request_too_large"
 
 
+class UnsupportedMediaType(errors.InvalidInput):
+    """A body of a kind that is not taken."""
+
+    default_reason = "unsupported_media_type"
+
+
 class UnsupportedParameter(errors.InvalidInput):
     """A parameter of the OpenAI schema that would change the answer and that nothing here honours."""
 
@@ -50,7 +56,11 @@ class MethodNotAllowed(errors.InvalidInput):
         self.allow = allow
 
 
-OWN_STATUS: Final[dict[type[errors.PenstockError], int]] = {TooLarge: 413, MethodNotAllowed: 405}
+OWN_STATUS: Final[dict[type[errors.PenstockError], int]] = {
+    TooLarge: 413,
+    MethodNotAllowed: 405,
+    UnsupportedMediaType: 415,
+}
 
 
 def http_status(error: Exception) -> int:
@@ -76,9 +86,9 @@ def error_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     code = http_status(error)
     headers = [(b"content-type", b"application/json")]
     if code in {429, 503}:
-        asked_s = getattr(error, "retry_after_s", None) or SHORTEST_RETRY_S
-        seconds = min(max(math.ceil(asked_s), SHORTEST_RETRY_S), LONGEST_RETRY_S)
-        headers.append((b"retry-after", str(seconds).encode()))
+        headers.append((b"retry-after", str(retry_after(getattr(error, "retry_after_s", None))).encode()))
+    if getattr(error, "retry", True) is False:  # the official clients try again by themselves unless told not to
+        headers.append((b"x-should-retry", b"false"))
     if code == 401:
         headers.append((b"www-authenticate", b'Bearer realm="penstock"'))
     if isinstance(error, MethodNotAllowed):
@@ -88,9 +98,17 @@ def error_headers(error: Exception) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def error_body(error: Exception, request_id: str) -> bytes:
-    """Return the envelope as JSON."""
-    return orjson.dumps(envelope(error, request_id))
+def retry_after(asked_s: float | None) -> int:
+    """Return the whole seconds after which to try again, 1 to 120, whatever was asked for."""
+    if asked_s is None or math.isnan(asked_s):
+        return SHORTEST_RETRY_S
+    return math.ceil(min(max(asked_s, SHORTEST_RETRY_S), LONGEST_RETRY_S))
+
+
+def error_body(error: Exception, request_id: str, *, oip: bool = False) -> bytes:
+    """Return the envelope as JSON; OIP's has nothing but the message."""
+    said = envelope(error, request_id)
+    return orjson.dumps({"error": said["error"]["message"]} if oip else said)
 
 
 def invalid(error: ValidationError) -> errors.InvalidInput:

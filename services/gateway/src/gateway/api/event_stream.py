@@ -1,6 +1,6 @@
 """Server-sent events. The status line waits for the first event, so that a failure before it has a real status."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -20,15 +20,16 @@ class EventStream(Response):
     A failure is raised on: the door ends the stream with an event of the error.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], more_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(media_type="text/event-stream")
         self._events = events
+        self._sent_headers = [*HEADERS, *more_headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  ASGI's signature
         """Send headers with the first event, then event by event."""
         async with aclosing(self._events) as events:
             first = await anext(events, b"")
-            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": self._sent_headers})
             await send({"type": "http.response.body", "body": first, "more_body": True})
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})

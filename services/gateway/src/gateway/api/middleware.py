@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from servicekit import deadline
@@ -21,7 +22,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import TooLarge, error_body, error_headers, http_status
+from gateway.api.intake import ClientGone, linger, take
+from gateway.core import accounts, arrival
+from gateway.core.accounts import Account
+from gateway.core.arrival import Arrival
+from gateway.core.retries import fingerprint
 
+KEYED: Final = ("/v1", "/v2")
+"""Under these nothing opens without a key, but for OPEN: OIP's health, which probes ask for before anybody calls."""
+OPEN: Final = "/v2/health/"
 TIMEOUT_HEADER: Final = "Penstock-Timeout-Ms"
 LONGEST_TIMEOUT_MS: Final = 600_000
 CLIENT_GONE: Final = 499
@@ -34,14 +43,12 @@ SECONDS = histogram(
 RUNNING = gauge("penstock_gateway_http_in_flight", "Requests now running")
 
 UNWATCHED_S: Final = 0.02
+LONGEST_IDEMPOTENCY_KEY: Final = 256
+REST: Final = Arrival("rest")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _TRACEPARENT: Final = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 log = logging.getLogger(__name__)
-
-
-class ClientGone(Exception):
-    """The caller closed his connection before his answer was complete."""
 
 
 @dataclass(slots=True)
@@ -54,6 +61,7 @@ class Reply:
     streaming: bool = False
     finished: bool = False
     labels: tuple[str, str] = field(default=("", ""))
+    oip: bool = False
 
     async def __call__(self, message: Message) -> None:
         """Pass a message on, with the request's id in the headers."""
@@ -66,14 +74,21 @@ class Reply:
             self.finished = True
         await self.send(message)
 
-    async def fail(self, error: Exception) -> None:
-        """End in an error: a whole response when nothing was sent yet, an event when a stream has begun."""
-        body = error_body(error, self.request_id)
+    async def fail(self, error: Exception, before_end: Callable[[], Awaitable[None]] | None = None) -> None:
+        """End in an error: a whole response when nothing was sent yet, an event when a stream has begun.
+
+        `before_end` is done when the response is sent and the connection not yet given up.
+        """
+        body = error_body(error, self.request_id, oip=self.oip)
         if not self.status:
             headers = [*error_headers(error), (b"content-length", str(len(body)).encode())]
             await self({"type": "http.response.start", "status": http_status(error), "headers": headers})
         elif self.streaming:
             body = b"data: " + body + b"\n\n"
+        if before_end is not None:
+            await self({"type": "http.response.body", "body": body, "more_body": True})
+            await before_end()
+            body = b""
         if not self.finished:
             await self({"type": "http.response.body", "body": body})
 
@@ -104,7 +119,7 @@ class Door:
         app: ASGIApp,
         fixed: Mapping[tuple[str, str], Endpoint],
         *,
-        authenticate: Callable[[str], Awaitable[Identity]],
+        authenticate: Callable[[str], Awaitable[tuple[Identity, Account]]],
         default_timeout_s: float,
         max_body_bytes: int,
     ) -> None:
@@ -120,7 +135,7 @@ class Door:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        reply = Reply(send)
+        reply = Reply(send, oip=scope["path"].startswith("/v2"))
         start = time.perf_counter()
         RUNNING.inc()
         try:
@@ -137,13 +152,16 @@ class Door:
 
     async def _serve(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes], reply: Reply) -> None:
         try:
-            if not scope["path"].startswith("/v1"):
+            if not scope["path"].startswith(KEYED) or scope["path"].startswith(OPEN):
                 await self._answer(scope, receive, reply)
                 return
-            with deadline.within(self._timeout_s(headers)), acting_as(await self._authenticate(_bearer(headers))):
+            identity, account = await self._authenticate(_bearer(headers))
+            with deadline.within(self._timeout_s(headers)), acting_as(identity), accounts.acting_as(account):
                 body = await _read_in_time(receive, headers, self._max_body_bytes)
-                with _leaving_with_client(receive, reply):
+                with arrival.through(_arrival(scope, headers, body)), _leaving_with_client(receive, reply):
                     await self._answer(scope, _replay(body), reply)
+        except TooLarge as error:
+            await reply.fail(error, partial(linger, receive, headers))
         except PenstockError as error:
             await reply.fail(error)
 
@@ -189,6 +207,16 @@ class Door:
         children[1].observe(duration_s)
 
 
+def _arrival(scope: Scope, headers: dict[bytes, bytes], body: bytes) -> Arrival:
+    """Return how a request came in; one that a client sends again says so, and is known by its key or its body."""
+    if scope["method"] != "POST":
+        return REST
+    count = headers.get(b"x-stainless-retry-count", b"0")
+    key = headers.get(b"idempotency-key", b"")[:LONGEST_IDEMPOTENCY_KEY].decode("latin-1")
+    door = "oip" if scope["path"].startswith("/v2") else "rest"
+    return Arrival(door, int(count) if count.isdigit() and len(count) < 4 else 0, fingerprint(key, body))
+
+
 def _bearer(headers: dict[bytes, bytes]) -> str:
     scheme, _, credential = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else ""
@@ -202,30 +230,9 @@ def _parent(headers: dict[bytes, bytes]) -> str | None:
 async def _read_in_time(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
     try:
         async with asyncio.timeout(deadline.remaining_s()):
-            return await _read(receive, headers, limit)
+            return await take(receive, headers, limit)
     except TimeoutError as error:
         raise TimedOut("the deadline passed before the body was there") from error
-
-
-async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """Return the body; raise TooLarge, but read on first: a caller who still writes would not see the answer."""
-    announced = headers.get(b"content-length", b"0")
-    chunks: list[bytes] = []
-    size, kept = 0, not announced.isdigit() or int(announced) <= limit
-    while size <= 2 * limit:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        kept = kept and size <= limit
-        if kept:
-            chunks.append(chunk)
-        if not message.get("more_body", False):
-            break
-    if not kept:
-        raise TooLarge(f"the body is too large; at most {limit} bytes are taken")
-    return b"".join(chunks)
 
 
 def _replay(body: bytes) -> Receive:
@@ -270,7 +277,7 @@ def _leaving_with_client(receive: Receive, reply: Reply) -> Iterator[None]:
 def _span_name(scope: Scope) -> str:
     """Return method and the first two segments of a known path: few names, and none with an id in it."""
     segments = scope["path"].split("/", 3)[1:3]
-    return f"{scope['method']} /{'/'.join(segments)}" if segments[0] == "v1" else str(scope["method"])
+    return f"{scope['method']} /{'/'.join(segments)}" if segments[0] in {"v1", "v2"} else str(scope["method"])
 
 
 def _attributes(scope: Scope) -> dict[str, str]:

@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.embedding.v1 import embedding_pb2 as embedding
+from penstock.gateway.v1 import gateway_pb2 as gateway
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.orchestrator.v1 import answer_pb2 as answers
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
@@ -75,6 +76,21 @@ def served_json(served: inference.ServedModel) -> Json | None:
         "version": served.version,
         "digest": served.digest or None,
         "provider": served.provider,
+        "region": served.region or None,
+        "response_id": served.response_id or None,
+    }
+
+
+def routing_json(routing: gateway.Routing) -> Json:
+    """Return how an answer came to be served by what served it."""
+    return {
+        "call_id": routing.call_id,
+        "attempts": [
+            {"model": each.model, "outcome": each.outcome, "duration_ms": round(each.duration_ms, 3)}
+            for each in routing.attempts
+        ],
+        "skipped": [{"model": each.model, "reason": each.reason} for each in routing.skipped],
+        "cost_nanos": routing.cost_nanos,
     }
 
 
@@ -82,8 +98,13 @@ def usage_json(usage: inference.TokenUsage) -> Json | None:
     """Return token counts in OpenAI's form, or None when the backend reported none."""
     if not usage.reported:
         return None
-    total = usage.input_tokens + usage.output_tokens
-    return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_output_tokens},
+    }
 
 
 def knowledge_base_json(base: vectors.KnowledgeBase) -> Json:

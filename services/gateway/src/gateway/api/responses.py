@@ -27,11 +27,13 @@ class ErrorEnvelope(Shown):
 
 
 class Usage(Shown):
-    """Tokens as the backend counted them."""
+    """Tokens as the backend counted them; the details say how many of them were cached, or not shown."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: dict[str, int]
+    completion_tokens_details: dict[str, int]
 
 
 class Served(Shown):
@@ -41,6 +43,8 @@ class Served(Shown):
     version: str
     digest: str | None
     provider: str
+    region: str | None
+    response_id: str | None
 
 
 class Degradation(Shown):
@@ -98,13 +102,45 @@ class Standing(Shown):
     timings_ms: dict[str, float]
 
 
-class ChatExtension(Standing):
+class Attempt(Shown):
+    """A model that was asked; `outcome` is `ok`, or the reason of the failure."""
+
+    model: str
+    outcome: str
+    duration_ms: float
+
+
+class Skipped(Shown):
+    """A model that was passed over, and why."""
+
+    model: str
+    reason: str
+
+
+class Routing(Shown):
+    """How an answer came to be served by what served it; the cost is in US dollars x 10^-9."""
+
+    call_id: str
+    attempts: list[Attempt]
+    skipped: list[Skipped]
+    cost_nanos: int
+
+
+class ChatExtension(Shown):
+    """What a model's chat says beyond OpenAI's form."""
+
+    served: Served | None
+    routing: Routing
+
+
+class PipelineExtension(Standing):
     """What a pipeline's chat says beyond OpenAI's form."""
 
     id: str
     provenance_id: str
     citations: list[Citation]
     passages: list[PassageReference]
+    routing: Routing | None = None
 
 
 class Answer(Standing):
@@ -146,33 +182,50 @@ class Provenance(Standing):
     trace_id: str | None
 
 
+class FunctionCall(Shown):
+    """The function to call; `arguments` is the text that the model wrote."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Shown):
+    """A call that the model asks for."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(Shown):
-    """The next turn."""
+    """The next turn: a text, calls of tools, or a refusal."""
 
     role: Literal["assistant"]
-    content: str
-    refusal: None
+    content: str | None
+    refusal: str | None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Choice(Shown):
-    """The one choice."""
+    """One of `n` answers."""
 
     index: int
     message: AssistantMessage
-    logprobs: None
-    finish_reason: Literal["stop", "length", "content_filter"]
+    logprobs: dict[str, Any] | None
+    finish_reason: Literal["stop", "length", "content_filter", "tool_calls"]
 
 
 class ChatCompletion(Shown):
-    """The next turn of a conversation, in OpenAI's form. `penstock` is there for pipelines only."""
+    """The next turn of a conversation, in OpenAI's form."""
 
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str | None = None
     choices: list[Choice]
     usage: Usage | None
-    penstock: ChatExtension | None = None
+    penstock: ChatExtension | PipelineExtension
 
 
 class EmbeddingItem(Shown):

@@ -1,5 +1,6 @@
-"""What a key may do at the door, and what the services behind the door may do in its name."""
+"""What a caller may do at the door, the roles that bundle it, and what the services behind may do in his name."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from servicekit.errors import Forbidden
@@ -11,12 +12,21 @@ KNOWLEDGE_READ: Final = "knowledge:read"
 KNOWLEDGE_WRITE: Final = "knowledge:write"
 FEATURES_READ: Final = "features:read"
 FEATURES_WRITE: Final = "features:write"
+TENANT_ADMIN: Final = "tenant-admin"
 ADMIN: Final = "admin"
 
 TENANT_SCOPES: Final = frozenset(
     {MODELS, EMBEDDINGS, ASK, KNOWLEDGE_READ, KNOWLEDGE_WRITE, FEATURES_READ, FEATURES_WRITE}
 )
-ALL_SCOPES: Final = TENANT_SCOPES | {ADMIN}
+ALL_SCOPES: Final = TENANT_SCOPES | {TENANT_ADMIN, ADMIN}
+
+ROLES: Final[Mapping[str, frozenset[str]]] = {
+    "reader": frozenset({MODELS, EMBEDDINGS, ASK, KNOWLEDGE_READ, FEATURES_READ}),
+    "member": TENANT_SCOPES,
+    "tenant-admin": TENANT_SCOPES | {TENANT_ADMIN},
+    "admin": ALL_SCOPES,
+}
+"""The most that a key of each role may do; a key may have fewer scopes than its role."""
 
 _IMPLIED: Final = {
     ASK: frozenset({MODELS, EMBEDDINGS, KNOWLEDGE_READ}),
@@ -28,7 +38,7 @@ _IMPLIED: Final = {
 
 
 class MissingScope(Forbidden):
-    """The key is good, but not for this."""
+    """The caller is known, but may not do this."""
 
     default_reason = "missing_scope"
 

@@ -1,4 +1,4 @@
-"""Where a chat goes: the name in `model` is a model of the catalogue, or a pipeline over a knowledge base."""
+"""Where a chat goes: the name in `model` is a model or an alias of models, or a pipeline over a knowledge base."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,9 @@ from typing import Final
 from servicekit.errors import InvalidInput, NotFound
 
 PIPELINE_PREFIX: Final = "rag:"
-ROLES: Final = frozenset({"system", "user", "assistant"})
+LONGEST_NAME: Final = 256
+ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
+PIPELINE_ROLES: Final = ROLES - {"tool"}
 
 
 class ModelNotFound(NotFound):
@@ -21,7 +23,7 @@ class ModelNotFound(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueModel:
-    """A model that inference serves."""
+    """A model that inference serves, or an alias of several."""
 
     name: str
 
@@ -34,20 +36,27 @@ class Pipeline:
 
 
 def target_of(model: str) -> CatalogueModel | Pipeline:
-    """Return where a model's name leads; raise InvalidInput when it is empty."""
+    """Return where a model's name leads; raise InvalidInput when it is empty or longer than a name is."""
     if not model:
         raise InvalidInput("a model is needed", field="model")
+    if len(model) > LONGEST_NAME:
+        raise InvalidInput(f"a model's name has at most {LONGEST_NAME} characters", field="model")
     if model.startswith(PIPELINE_PREFIX):
         return Pipeline(model.removeprefix(PIPELINE_PREFIX))
     return CatalogueModel(model)
 
 
-def check_turns(roles: Sequence[str]) -> None:
-    """Raise InvalidInput unless there are turns, all of known roles, and the last one is the user's."""
+def check_turns(roles: Sequence[str], *, pipeline: bool = False) -> None:
+    """Raise InvalidInput unless there are turns, all of known roles, and the last one can be answered.
+
+    A pipeline answers a user's question. A model answers whatever is not already an answer.
+    """
     if not roles:
         raise InvalidInput("at least one message is needed", field="messages")
-    for position, role in enumerate(roles):
-        if role not in ROLES:
-            raise InvalidInput("a role is system, user or assistant", field=f"messages[{position}].role")
-    if roles[-1] != "user":
-        raise InvalidInput("the last message must be the user's", field=f"messages[{len(roles) - 1}].role")
+    known = PIPELINE_ROLES if pipeline else ROLES
+    if not known.issuperset(roles):
+        position = next(index for index, role in enumerate(roles) if role not in known)
+        raise InvalidInput(f"a role is one of {', '.join(sorted(known))}", field=f"messages[{position}].role")
+    if roles[-1] == "assistant" or (pipeline and roles[-1] != "user"):
+        whose = "the user's" if pipeline else "one that an assistant can answer"
+        raise InvalidInput(f"the last message must be {whose}", field=f"messages[{len(roles) - 1}].role")

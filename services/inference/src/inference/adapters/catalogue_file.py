@@ -1,14 +1,18 @@
 """Reads the catalogue file, checks it as a whole, and says where it is wrong."""
 
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from inference.core.catalogue import Model, Provider, QueueLimits, Task
+from inference.adapters.openai import Patience
+from inference.core.capabilities import ALL, HOSTED, PLAIN
+from inference.core.catalogue import Model, Price, Provider, QueueLimits, Task
 from inference.core.generation import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling
 from inference.core.prompts import PromptFormat
 
@@ -40,6 +44,27 @@ class UpstreamEntry(_Entry):
         None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="variable that holds the key"
     )
     api_key_file: Path | None = Field(None, description="file that holds the key")
+    connect_timeout_s: float = Field(5.0, gt=0, le=60, description="for a connection, its name and TLS included")
+    first_byte_timeout_s: float = Field(60.0, gt=0, le=3600, description="for a stream to begin")
+    stall_timeout_s: float = Field(30.0, gt=0, le=3600, description="between the parts of an answer")
+    answer_timeout_s: float = Field(600.0, gt=0, le=3600, description="for an answer that is not streamed to begin")
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.username is not None or parts.password is not None:
+            raise PydanticCustomError("userinfo", "a user or password has no place in an address")
+        if not value.isascii():
+            raise PydanticCustomError("ascii", "an address is written in ASCII")
+        if not parts.hostname:
+            raise PydanticCustomError("host", "the address has no host")
+        _ = parts.port  # raises ValueError when it is none
+        return value
+
+    def patience(self) -> Patience:
+        """Return how long the upstream is waited for."""
+        return Patience(self.connect_timeout_s, self.first_byte_timeout_s, self.stall_timeout_s, self.answer_timeout_s)
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
@@ -61,6 +86,7 @@ class OpenAITarget(_Entry):
 
     upstream: str
     model: str = Field(min_length=1)
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
 class QueueEntry(_Entry):
@@ -80,6 +106,20 @@ class SamplingEntry(_Entry):
     seed: int | None = None
 
 
+Dollars = Annotated[Decimal, Field(ge=0, le=1_000_000, decimal_places=6)]
+
+
+class PriceEntry(_Entry):
+    """What a million tokens cost, in US dollars with at most six decimals."""
+
+    input_usd_per_million: Dollars = Decimal(0)
+    output_usd_per_million: Dollars = Decimal(0)
+
+    def price(self) -> Price:
+        """Return it in whole micro-dollars."""
+        return Price(int(self.input_usd_per_million * 1_000_000), int(self.output_usd_per_million * 1_000_000))
+
+
 class ModelEntry(_Entry):
     """A model under the name callers use."""
 
@@ -92,6 +132,9 @@ class ModelEntry(_Entry):
     description: str = ""
     timeout_s: float = Field(60.0, gt=0, le=3600, description="for one request, its wait included")
     sampling: SamplingEntry = SamplingEntry()
+    region: str = Field("", pattern=r"^([a-z0-9][a-z0-9-]{0,63})?$", description="where it runs, such as eu")
+    capabilities: list[str] | None = Field(None, description="what a chat may ask of it; else what its provider can")
+    price: PriceEntry | None = Field(None, description="none: it costs nothing")
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:
@@ -112,10 +155,22 @@ class ModelEntry(_Entry):
             timeout_s=self.timeout_s,
             context_tokens=self.context_tokens,
             description=self.description,
+            region=self.region,
+            capabilities=self._usual() if self.capabilities is None else frozenset(self.capabilities),
+            price=self.price.price() if self.price else None,
             sampling=Sampling(
                 sampling.max_tokens, sampling.temperature, sampling.top_p, tuple(sampling.stop), sampling.seed
             ),
         )
+
+    def _usual(self) -> frozenset[str]:
+        if self.task is not Task.GENERATE:
+            return frozenset()
+        return PLAIN if self.triton else HOSTED
+
+    def possible(self) -> frozenset[str]:
+        """Return the capabilities that may be declared."""
+        return ALL if self.openai else self._usual()
 
 
 class CatalogueFile(_Entry):
@@ -161,6 +216,9 @@ def _mistakes(catalogue: CatalogueFile) -> Iterator[str]:
             yield f'models[{index}].triton.server: no server "{entry.triton.server}" is declared'
         if entry.openai and entry.openai.upstream not in catalogue.upstreams:
             yield f'models[{index}].openai.upstream: no upstream "{entry.openai.upstream}" is declared'
+        for position, name in enumerate(entry.capabilities or ()):
+            if name not in entry.possible():
+                yield f"models[{index}].capabilities[{position}]: {name[:100]!r} is not possible here"
 
 
 def _lines(path: Path, mistakes: Iterator[str]) -> str:

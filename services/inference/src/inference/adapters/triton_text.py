@@ -10,7 +10,10 @@ from servicekit.errors import Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, translate
-from inference.core.generation import Finished, FinishReason, Order, Piece, Sampling, Turn, Usage
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.capabilities import PLAIN, UnsupportedParameter, refuse_beyond
+from inference.core.conversation import Turn
+from inference.core.generation import Order, Sampling
 from inference.core.ports import BACKEND_FAILED
 from inference.core.stops import StopFilter
 
@@ -25,6 +28,8 @@ SWITCHES: Final = (
 """Inputs that are always on; excluding the input is what a stream allows alone."""
 REASONS: Final = {b"stop": FinishReason.STOP, b"length": FinishReason.LENGTH}
 UNFINISHED: Final = (b"", b"None", b"null")
+ABLE: Final = PLAIN | {"penalties"}
+"""What these tensors can carry, whatever the catalogue declares."""
 
 
 class TritonGenerator:
@@ -41,6 +46,9 @@ class TritonGenerator:
 
     async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off."""
+        refuse_beyond(order, ABLE, self._name)
+        if order.options is not None and order.options.extra_json not in ("", "{}"):
+            raise UnsupportedParameter(f"{self._name} takes no extra fields", field="extra_json")
         request = oip.ModelInferRequest()
         request.CopyFrom(self._template)
         request.raw_input_contents[0] = _string(self._prompt(order.turns).encode())
@@ -57,6 +65,19 @@ class TritonGenerator:
         except grpc.aio.AioRpcError as error:
             raise translate(error, self._name) from error
         raise answer.broken_off()
+
+    async def complete(self, order: Order, timeout_s: float) -> Answer:
+        """Return the whole of an answer; raise as `generate` does."""
+        served, texts = Served(""), list[str]()
+        async with aclosing(self.generate(order, timeout_s)) as pieces:
+            async for piece in pieces:
+                served = piece.served or served
+                texts += [delta.text for delta in piece.deltas]
+                if piece.usage is not None:
+                    reason = piece.deltas[-1].finish_reason
+                    assert reason is not None, "the last delta has it"
+                    return Answer(served, [Choice(0, Turn("assistant", "".join(texts)), reason)], piece.usage)
+        raise AssertionError("an answer ends in its usage or in an error")
 
 
 class _Answer:
@@ -89,18 +110,23 @@ class _Answer:
         self.complete = final or self._stop.met
         if version is None and not text and not self.complete:
             return None
-        return Piece(version, text, self._finished() if self.complete else None)
+        served = None if version is None else Served(version)
+        if not self.complete:
+            return Piece(served, [Delta(text)] if text else [])
+        return Piece(served, [Delta(text, self._ended())], self._usage())
 
     def broken_off(self) -> Unavailable:
         """Return what a stream means that ended before the answer did."""
         return self._failed("the stream ended without a finish reason")
 
-    def _finished(self) -> Finished:
-        """Return the end of the answer; raise Unavailable when the model never told one."""
+    def _ended(self) -> FinishReason:
+        """Return why the answer ended; raise Unavailable when the model never told."""
         if self._reason is None:
             raise self.broken_off()
-        usage = Usage(self._input_tokens or 0, self._output_tokens, reported=self._input_tokens is not None)
-        return Finished(self._reason, usage)
+        return self._reason
+
+    def _usage(self) -> Usage:
+        return Usage(self._input_tokens or 0, self._output_tokens, reported=self._input_tokens is not None)
 
     def _read_end(self, outputs: dict[str, bytes]) -> None:
         if "num_input_tokens" in outputs:
@@ -136,6 +162,8 @@ def _parameters(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "stop": sampling.stop or None,
         "seed": sampling.seed,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
     }
     return {name: value for name, value in choices.items() if value is not None}
 

@@ -8,10 +8,13 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.inference.v1 import inference_pb2 as pb
 from penstock.inference.v1 import inference_pb2_grpc as pb_grpc
+from servicekit import identity
+from servicekit.errors import Forbidden
 from servicekit.rpc import Service
 
-from inference.core.catalogue import Task
-from inference.core.generation import Finished, FinishReason, Piece, Sampling, Turn
+from inference.api.messages import read_order, write_answer, write_deltas, write_end
+from inference.core.answer import Served
+from inference.core.catalogue import Price, Task
 from inference.core.pool import Pool
 from inference.core.served_model import ServedModel
 
@@ -19,11 +22,6 @@ TASKS: Final = {
     Task.GENERATE: pb.MODEL_TASK_GENERATE,
     Task.EMBED: pb.MODEL_TASK_EMBED,
     Task.TENSOR: pb.MODEL_TASK_TENSOR,
-}
-REASONS: Final = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
 }
 
 
@@ -38,26 +36,21 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, _context: Any) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Stream an answer; what is there at a time is one message."""
-        async with aclosing(self._pieces(request)) as pieces:
+        name = request.model
+        self._keep_in_region(name)
+        async with aclosing(self._pool.generate(name, read_order(request))) as pieces:
             async for piece in pieces:
                 yield pb.GenerateResponse(
-                    served=self._served(request.model, piece),
-                    text=piece.text,
-                    finished=_finished(piece.finished),
+                    served=self._served(name, piece.served) if piece.served else None,
+                    deltas=write_deltas(piece.deltas),
+                    finished=write_end(piece.usage) if piece.usage else None,
                 )
 
     async def Complete(self, request: pb.CompleteRequest, _context: Any) -> pb.CompleteResponse:
         """Write an answer as a whole."""
-        response = pb.CompleteResponse()
-        texts: list[str] = []
-        async with aclosing(self._pieces(request)) as pieces:
-            async for piece in pieces:
-                texts.append(piece.text)
-                response.MergeFrom(
-                    pb.CompleteResponse(served=self._served(request.model, piece), finished=_finished(piece.finished))
-                )
-        response.text = "".join(texts)
-        return response
+        self._keep_in_region(request.model)
+        answer = await self._pool.complete(request.model, read_order(request))
+        return write_answer(answer, self._served(request.model, answer.served))
 
     async def ListModels(self, _request: pb.ListModelsRequest, _context: Any) -> pb.ListModelsResponse:
         """List the catalogue."""
@@ -67,16 +60,22 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         """Return one model."""
         return pb.GetModelResponse(model=self._model(self._pool.find(request.name)))
 
-    def _pieces(self, request: pb.GenerateRequest | pb.CompleteRequest) -> AsyncGenerator[Piece, None]:
-        turns = [Turn(message.role, message.content) for message in request.messages]
-        return self._pool.generate(request.model, turns, _sampling(request.sampling))
+    def _keep_in_region(self, name: str) -> None:
+        """Raise Forbidden when the caller is pinned to a region and the model does not say that it runs there."""
+        region = identity.current().region
+        if region and self._pool.find(name).model.region != region:
+            raise Forbidden(f"{name} does not run in {region}", reason="region_not_allowed", field="model")
 
-    def _served(self, name: str, piece: Piece) -> pb.ServedModel | None:
-        if piece.version is None:
-            return None
+    def _served(self, name: str, told: Served) -> pb.ServedModel:
         served = self._pool.find(name)
         return pb.ServedModel(
-            model=name, version=piece.version, digest=served.state.digest, provider=served.model.provider.value
+            model=name,
+            version=told.version,
+            digest=served.state.digest,
+            provider=served.model.provider.value,
+            region=served.model.region,
+            response_id=told.response_id,
+            system_fingerprint=told.system_fingerprint,
         )
 
     def _model(self, served: ServedModel) -> pb.Model:
@@ -92,27 +91,18 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
             context_tokens=model.context_tokens,
             created_at=self._loaded_at,
             description=model.description,
+            region=model.region,
+            capabilities=sorted(model.capabilities),
+            price=_price(model.price),
         )
 
 
-def _finished(finished: Finished | None) -> pb.GenerationFinished | None:
-    if finished is None:
+def _price(price: Price | None) -> pb.Price | None:
+    if price is None:
         return None
-    usage = pb.TokenUsage(
-        input_tokens=finished.usage.input_tokens,
-        output_tokens=finished.usage.output_tokens,
-        reported=finished.usage.reported,
-    )
-    return pb.GenerationFinished(finish_reason=REASONS[finished.reason], usage=usage)
-
-
-def _sampling(message: pb.SamplingParameters) -> Sampling:
-    return Sampling(
-        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
-        temperature=message.temperature if message.HasField("temperature") else None,
-        top_p=message.top_p if message.HasField("top_p") else None,
-        stop=tuple(message.stop),
-        seed=message.seed if message.HasField("seed") else None,
+    return pb.Price(
+        input_micros_per_million=price.input_micros,
+        output_micros_per_million=price.output_micros,
     )
 
 

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 from servicekit.errors import Unavailable
@@ -37,19 +36,27 @@ class Admission:
         """How many wait for one."""
         return len(self._waiting)
 
-    @asynccontextmanager
-    async def slot(self, wait_s: float) -> AsyncIterator[None]:
-        """Hold a slot inside the block, after waiting for it at most `wait_s` seconds.
+    def slot(self, wait_s: float) -> "Slot":
+        """Hold a slot inside an `async with`, after waiting for it at most `wait_s` seconds; raise as `enter` does."""
+        return Slot(self, wait_s)
+
+    async def enter(self, wait_s: float) -> float:
+        """Take a slot, after waiting for it at most `wait_s` seconds; return the moment, which `leave` is to be told.
 
         Raises Unavailable with reason queue_full, queue_timeout or draining, and when a retry may do.
         """
-        await self._enter(wait_s)
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._mean_hold_s += SMOOTHING * (self._clock() - start - self._mean_hold_s)
-            self._pass_on()
+        if self._draining:
+            raise self._refused()
+        if self._running < self._limits.max_concurrent:
+            self._running += 1
+        else:
+            await self._wait(wait_s)
+        return self._clock()
+
+    def leave(self, entered: float) -> None:
+        """Give back a slot that was taken at the moment `entered`."""
+        self._mean_hold_s += SMOOTHING * (self._clock() - entered - self._mean_hold_s)
+        self._pass_on()
 
     def drain(self) -> None:
         """Refuse whoever waits and whoever comes from now on; those who run are left alone."""
@@ -59,12 +66,7 @@ class Admission:
             if not turn.done():
                 turn.set_exception(self._refused())
 
-    async def _enter(self, wait_s: float) -> None:
-        if self._draining:
-            raise self._refused()
-        if self._running < self._limits.max_concurrent:
-            self._running += 1
-            return
+    async def _wait(self, wait_s: float) -> None:
         if len(self._waiting) >= self._limits.max_waiting:
             raise Unavailable(
                 f"the queue of {self._model} is full", reason="queue_full", retry_after_s=self._retry_after_s()
@@ -108,3 +110,23 @@ class Admission:
 
     def _refused(self) -> Unavailable:
         return Unavailable("the pool is shutting down", reason="draining", retry_after_s=1.0)
+
+
+class Slot:
+    """A slot held inside an `async with`; a class, because a generator would cost each request twice as much."""
+
+    __slots__ = ("_admission", "_entered", "_wait_s")
+
+    def __init__(self, admission: Admission, wait_s: float) -> None:
+        """Take whose slot it is and how long to wait for it."""
+        self._admission = admission
+        self._wait_s = wait_s
+        self._entered = 0.0
+
+    async def __aenter__(self) -> None:
+        """Wait for the slot."""
+        self._entered = await self._admission.enter(self._wait_s)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give the slot back."""
+        self._admission.leave(self._entered)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
+from inference.core.capabilities import PLAIN
 from inference.core.generation import Sampling
 
 
@@ -30,6 +31,14 @@ class QueueLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """US micro-dollars per million tokens."""
+
+    input_micros: int
+    output_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """An entry of the catalogue; `timeout_s` bounds a request with its wait, `context_tokens` is 0 when unknown."""
 
@@ -41,3 +50,6 @@ class Model:
     context_tokens: int = 0
     description: str = ""
     sampling: Sampling = field(default_factory=Sampling)
+    region: str = ""
+    capabilities: frozenset[str] = PLAIN
+    price: Price | None = None

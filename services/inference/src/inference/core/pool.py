@@ -2,17 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 from servicekit.errors import InvalidInput, NotFound
 from servicekit.telemetry import Kind, Span, genai, span
 
-from inference.core.catalogue import Model, Task
-from inference.core.generation import Finished, Order, Piece, Sampling, Turn, check_turns
+from inference.core.answer import Answer, Piece, Served, Usage
+from inference.core.capabilities import refuse_beyond
+from inference.core.catalogue import Model, Provider, Task
+from inference.core.generation import Order, Sampling
 from inference.core.measures import Measures
-from inference.core.ports import TensorRunner
+from inference.core.ports import Generator, TensorRunner
 from inference.core.served_model import ServedModel
 
 PROBE_PERIOD_S: Final = 1.0
@@ -35,26 +38,33 @@ class Pool:
             raise NotFound(f"there is no model {name[:200]!r}", reason="model_not_found", field="model")
         return served
 
-    async def generate(self, name: str, turns: Sequence[Turn], sampling: Sampling) -> AsyncGenerator[Piece, None]:
+    async def generate(self, name: str, order: Order) -> AsyncGenerator[Piece, None]:
         """Write an answer; closing the generator stops the backend.
 
-        Raises NotFound, InvalidInput, Unavailable (queue_full, queue_timeout, not_loaded, draining, backend_failed)
-        or TimedOut.
+        Raises NotFound, InvalidInput (a model that cannot do what is asked: reason unsupported_parameter), Unavailable
+        (queue_full, queue_timeout, not_loaded, draining, rate_limited, backend_failed) or TimedOut.
         """
-        served = self.find(name)
-        if served.generator is None:
-            raise InvalidInput(f"{name} does not write text", reason="wrong_task", field="model")
-        check_turns(turns)
-        sampling.check()
-        order = Order(turns, sampling.over(served.model.sampling, served.model.context_tokens))
+        served, writer, checked = self._writer(name, order)
         start = time.monotonic()
         async with served.admitted() as left_s:
-            with span(f"chat {name}", Kind.CLIENT, _chat_attributes(served.model, order.sampling)) as opened:
-                async with aclosing(served.generator.generate(order, left_s)) as pieces:
+            attributes = _chat_attributes(served.model, checked.sampling, streaming=True)
+            with span(f"chat {name}", Kind.CLIENT, attributes) as opened:
+                async with aclosing(writer.generate(checked, left_s)) as pieces:
                     recorder = _Recorder(served.measures, opened, start)
                     async for piece in pieces:
                         recorder.record(piece)
                         yield piece
+
+    async def complete(self, name: str, order: Order) -> Answer:
+        """Write an answer and return the whole of it; errors are those of `generate`."""
+        served, writer, checked = self._writer(name, order)
+        start = time.monotonic()
+        async with served.admitted() as left_s:
+            attributes = _chat_attributes(served.model, checked.sampling, streaming=False)
+            with span(f"chat {name}", Kind.CLIENT, attributes) as opened:
+                answer = await writer.complete(checked, left_s)
+                _Recorder(served.measures, opened, start).record_answer(answer)
+                return answer
 
     async def infer(self, name: str, request: bytes) -> bytes:
         """Run a ModelInferRequest and return the ModelInferResponse; the errors are those of `generate`."""
@@ -101,6 +111,18 @@ class Pool:
         for served in self._models.values():
             served.queue.drain()
 
+    def _writer(self, name: str, order: Order) -> tuple[ServedModel, Generator, Order]:
+        """Return the model and the order as it goes to the backend; raise what is wrong with either."""
+        served = self.find(name)
+        if served.generator is None:
+            raise InvalidInput(f"{name} does not write text", reason="wrong_task", field="model")
+        order.check()
+        model = served.model
+        refuse_beyond(order, model.capabilities, name)
+        fill = model.provider is Provider.TRITON
+        sampling = order.sampling.over(model.sampling, model.context_tokens, fill=fill)
+        return served, served.generator, replace(order, sampling=sampling)
+
     def _runner(self, name: str) -> tuple[ServedModel, TensorRunner]:
         served = self.find(name)
         if served.tensors is None:
@@ -109,47 +131,63 @@ class Pool:
 
 
 class _Recorder:
-    """Puts what an answer's pieces tell on its span and into the metrics."""
+    """Puts what an answer tells on its span and into the metrics."""
 
     def __init__(self, measures: Measures, opened: Span, start: float) -> None:
         self._measures = measures
         self._span = opened
         self._start = start
         self._waits_for_text = True
+        self._reasons: list[str] = []
 
     def record(self, piece: Piece) -> None:
-        self._span.set(genai.RESPONSE_MODEL, piece.version)
-        if piece.text and self._waits_for_text:
+        """Take in the next piece of a stream."""
+        if piece.served is not None:
+            self._begin(piece.served)
+        if self._waits_for_text and any(each.text or each.tool_calls or each.refusal for each in piece.deltas):
             self._waits_for_text = False
             first_s = time.monotonic() - self._start
             self._measures.first_token_s.observe(first_s)
             self._span.set(genai.RESPONSE_TIME_TO_FIRST_CHUNK, first_s)
-        if piece.finished is not None:
-            self._finish(piece.finished)
+        for delta in piece.deltas:
+            if delta.finish_reason is not None:
+                self._reasons.append(delta.finish_reason.value)
+        if piece.usage is not None:
+            self._finish(self._reasons, piece.usage)
 
-    def _finish(self, finished: Finished) -> None:
-        self._span.set(genai.RESPONSE_FINISH_REASONS, (finished.reason.value,))
-        if finished.usage.reported:
-            self._span.set(genai.USAGE_INPUT_TOKENS, finished.usage.input_tokens)
-            self._span.set(genai.USAGE_OUTPUT_TOKENS, finished.usage.output_tokens)
-            self._measures.input_tokens.inc(finished.usage.input_tokens)
-            self._measures.output_tokens.inc(finished.usage.output_tokens)
+    def record_answer(self, answer: Answer) -> None:
+        """Take in a whole answer."""
+        self._begin(answer.served)
+        self._finish([choice.finish_reason.value for choice in answer.choices], answer.usage)
+
+    def _begin(self, served: Served) -> None:
+        self._span.set(genai.RESPONSE_MODEL, served.version)
+        self._span.set(genai.RESPONSE_ID, served.response_id or None)
+
+    def _finish(self, reasons: list[str], usage: Usage) -> None:
+        self._span.set(genai.RESPONSE_FINISH_REASONS, tuple(reasons))
+        if usage.reported:
+            self._span.set(genai.USAGE_INPUT_TOKENS, usage.input_tokens)
+            self._span.set(genai.USAGE_OUTPUT_TOKENS, usage.output_tokens)
+            self._measures.input_tokens.inc(usage.input_tokens)
+            self._measures.output_tokens.inc(usage.output_tokens)
 
 
-def _chat_attributes(model: Model, sampling: Sampling) -> dict[str, str | int | float | bool]:
+def _chat_attributes(model: Model, sampling: Sampling, *, streaming: bool) -> dict[str, str | int | float | bool]:
     attributes: dict[str, str | int | float | bool] = {
         genai.OPERATION_NAME: genai.CHAT,
         genai.PROVIDER_NAME: model.provider.value,
         genai.REQUEST_MODEL: model.name,
-        genai.REQUEST_STREAM: True,
     }
-    choices = {
-        genai.REQUEST_MAX_TOKENS: sampling.max_tokens,
-        genai.REQUEST_TEMPERATURE: sampling.temperature,
-        genai.REQUEST_TOP_P: sampling.top_p,
-        genai.REQUEST_SEED: sampling.seed,
-    }
-    return attributes | {name: value for name, value in choices.items() if value is not None}
+    if streaming:
+        attributes[genai.REQUEST_STREAM] = True
+    choices = (
+        (genai.REQUEST_MAX_TOKENS, sampling.max_tokens),
+        (genai.REQUEST_TEMPERATURE, sampling.temperature),
+        (genai.REQUEST_TOP_P, sampling.top_p),
+        (genai.REQUEST_SEED, sampling.seed),
+    )
+    return attributes | {name: value for name, value in choices if value is not None}
 
 
 def _tensor_attributes(model: Model) -> dict[str, str | int | float | bool]:

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from inference.core.generation import Order, Piece
+from inference.core.answer import Answer, Piece
+from inference.core.generation import Order
 
 NOT_LOADED = "not_loaded"
 BACKEND_FAILED = "backend_failed"
@@ -26,8 +27,12 @@ class Generator(Protocol):
     def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer within `timeout_s`; closing the generator stops the backend.
 
-        Raises InvalidInput, Unavailable or TimedOut. An answer that breaks off ends in an error, never in `finished`.
+        Raises InvalidInput, Unavailable or TimedOut. An answer that breaks off ends in an error, never in `usage`.
         """
+        ...
+
+    async def complete(self, order: Order, timeout_s: float) -> Answer:
+        """Return the whole of an answer; errors are those of `generate`, and cancelling stops the backend."""
         ...
 
 

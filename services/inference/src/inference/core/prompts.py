@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from enum import Enum
 
-from inference.core.generation import Turn
+from inference.core.conversation import Turn
 
 
 class PromptFormat(Enum):
@@ -15,12 +15,12 @@ class PromptFormat(Enum):
 
 def plain(turns: Sequence[Turn]) -> str:
     """Return the contents, a blank line between them: for models that were not trained on roles."""
-    return "\n\n".join(turn.content for turn in turns)
+    return "\n\n".join(turn.text() for turn in turns)
 
 
 def chatml(turns: Sequence[Turn]) -> str:
     """Return the conversation in ChatML; a marker inside a message is broken up, so that no message can open a turn."""
-    parts = [f"<|im_start|>{turn.role}\n{_defused(turn.content)}<|im_end|>\n" for turn in turns]
+    parts = [f"<|im_start|>{turn.role}\n{_defused(turn.text())}<|im_end|>\n" for turn in turns]
     return "".join(parts) + "<|im_start|>assistant\n"
 
 

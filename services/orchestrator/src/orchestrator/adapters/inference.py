@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from penstock.inference.v1 import inference_pb2 as pb
 from penstock.inference.v1 import inference_pb2_grpc as pb_grpc
@@ -11,6 +12,12 @@ from servicekit.rpc import Channel, PeerFailed
 from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
 from orchestrator.core.ports import Finished, Piece
 from orchestrator.core.question import Message, Sampling
+
+REASONS: Final = {
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+}
 
 
 class InferenceClient:
@@ -30,42 +37,65 @@ class InferenceClient:
         """
         turns = [pb.Message(role=message.role, content=message.content) for message in messages]
         asked = sampling_to_proto(sampling)
-        finished = False
+        answer = _Answer(model)
         try:
             if not streaming:
                 whole = pb.CompleteRequest(model=model, messages=turns, sampling=asked)
-                yield _piece(await self._channel.call(self._stub.Complete, whole, timeout_s=timeout_s))
+                yield answer.whole(await self._channel.call(self._stub.Complete, whole, timeout_s=timeout_s))
                 return
             request = pb.GenerateRequest(model=model, messages=turns, sampling=asked)
             responses = self._channel.stream(self._stub.Generate, request, timeout_s=timeout_s)
             async with aclosing(responses):  # type: ignore[type-var]  # it is a generator, declared as an iterator
                 async for response in responses:
-                    finished = response.HasField("finished")
-                    yield _piece(response)
+                    yield answer.piece(response)
         except PeerFailed as error:
             raise Unavailable(f"model {model} failed", reason="backend_failed") from error
-        if not finished:
-            raise Unavailable(f"model {model} broke off", reason="backend_failed")
+        if not answer.finished:
+            raise answer.broken_off()
 
 
-def _piece(response: pb.GenerateResponse | pb.CompleteResponse) -> Piece:
-    return Piece(
-        response.text,
-        _served(response.served) if response.HasField("served") else None,
-        _finished(response.finished) if response.HasField("finished") else None,
-    )
+class _Answer:
+    """Reads one answer; a pipeline asks for one choice and offers no tools, so text and its end are all there is."""
+
+    def __init__(self, model: str) -> None:
+        self.finished = False
+        self._model = model
+        self._reason = pb.FINISH_REASON_UNSPECIFIED
+
+    def piece(self, response: pb.GenerateResponse) -> Piece:
+        """Return what a message of a stream brings."""
+        for delta in response.deltas:
+            if delta.finish_reason:
+                self._reason = delta.finish_reason
+        self.finished = response.HasField("finished")
+        return Piece(
+            "".join(delta.text or delta.refusal for delta in response.deltas),
+            _served(response.served) if response.HasField("served") else None,
+            self._end(response.finished.usage) if self.finished else None,
+        )
+
+    def whole(self, response: pb.CompleteResponse) -> Piece:
+        """Return an answer that came at once."""
+        if not response.choices:
+            raise self.broken_off()
+        choice = response.choices[0]
+        self._reason = choice.finish_reason
+        text = choice.message.content or choice.message.refusal
+        return Piece(text, _served(response.served), self._end(response.finished.usage))
+
+    def broken_off(self) -> Unavailable:
+        """Return what an answer means that has no end."""
+        return Unavailable(f"model {self._model} broke off", reason="backend_failed")
+
+    def _end(self, usage: pb.TokenUsage) -> Finished:
+        reason = REASONS.get(self._reason)
+        if reason is None:  # none at all, or tools that nobody has offered
+            raise self.broken_off()
+        return Finished(reason, TokenUsage(usage.input_tokens, usage.output_tokens, usage.reported))
 
 
 def _served(served: pb.ServedModel) -> ServedModel:
     return ServedModel(served.model, served.version, served.digest, served.provider)
-
-
-def _finished(finished: pb.GenerationFinished) -> Finished:
-    usage = finished.usage
-    return Finished(
-        FinishReason(finished.finish_reason),
-        TokenUsage(usage.input_tokens, usage.output_tokens, usage.reported),
-    )
 
 
 def sampling_to_proto(sampling: Sampling) -> pb.SamplingParameters:

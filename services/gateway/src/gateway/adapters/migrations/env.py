@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that sqlite.py hands over."""
+"""Runs the migrations on the connection that sql.py hands over."""
 
 from alembic import context
 

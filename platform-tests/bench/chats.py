@@ -1,0 +1,190 @@
+"""Chat through the gateway on one core, with everything on, beside a bare pass-through in the same run.
+
+All processes of Penstock share core 0; the upstream and the load share core 1. The key has limits and a budget, and the
+model has a price, so that every call is authenticated, limited, reserved, settled and written down.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import aiohttp  # noqa: E402
+import questions  # noqa: E402
+from report import Figure  # noqa: E402
+from resources import family  # noqa: E402
+from stack_process import RunningStack  # noqa: E402
+
+OURS, THEIRS = {0}, {1}
+SATURATING, BESIDE = 32, 16
+MEASURED_S, ROUNDS = 4.0, 3
+SHARE_BELOW_SATURATION = 0.5
+PASSTHROUGH_ENV = ROOT / ".penstock" / "env" / "passthrough"
+PASSTHROUGH = """
+import aiohttp
+session = None
+async def app(scope, receive, send):
+    global session
+    if scope["type"] != "http":
+        return
+    if session is None:
+        session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    async with session.post(UPSTREAM, data=body, headers={"content-type": "application/json"}) as answer:
+        payload, status = await answer.read(), answer.status
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
+    await send({"type": "http.response.body", "body": payload})
+"""
+LIMITS = {
+    "requests_per_minute": 10_000_000,
+    "tokens_per_minute": 1_000_000_000,
+    "concurrent_requests": 10_000,
+    "budget_day_usd": "100000",
+    "budget_month_usd": "1000000",
+}
+
+
+def pin(processes: Iterable[int], cores: set[int]) -> None:
+    """Keep every thread of some processes on some cores; what they start later inherits it."""
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+class Chatter:
+    """Asks for short chats as fast as its callers can, or at a pace."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+        self._session = session
+        self._url = f"{url}/v1/chat/completions"
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._body = {
+            "model": questions.MODEL,
+            "max_tokens": 64,
+            "messages": [{"role": "user", "content": "What is the capital of France, and since when?"}],
+        }
+
+    async def chat(self) -> float:
+        """Return the seconds that one call took; raise RuntimeError for a refusal."""
+        sent = time.perf_counter()
+        async with self._session.post(self._url, json=self._body, headers=self._headers) as response:
+            answer = await response.read()
+            if response.status != 200 or b'"choices"' not in answer:
+                raise RuntimeError(f"{self._url}: {response.status} {answer[:300]!r}")
+        return time.perf_counter() - sent
+
+    async def load(self, callers: int, seconds: float) -> tuple[float, list[float]]:
+        """Return calls per second of callers who each ask again at once, and how long each call took, in seconds."""
+        start, taken = time.perf_counter(), []
+
+        async def call() -> None:
+            while time.perf_counter() < start + seconds:
+                taken.append(await self.chat())
+
+        await asyncio.gather(*(call() for _ in range(callers)))
+        return len(taken) / (time.perf_counter() - start), taken
+
+    async def paced(self, callers: int, rate: float, seconds: float) -> list[float]:
+        """Return how long calls took, in seconds, when callers ask at a rate together, evenly spread."""
+        start, taken = time.perf_counter() + 0.05, []
+
+        async def call(number: int) -> None:
+            due = start + number / rate
+            while due < start + seconds:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                taken.append(await self.chat())
+                due += callers / rate
+
+        await asyncio.gather(*(call(number) for number in range(callers)))
+        return taken
+
+
+async def limited_key(running: RunningStack) -> str:
+    """Return a key of a project that has limits and a budget."""
+    headers = {"Authorization": f"Bearer {running.admin_key}"}
+    async with aiohttp.ClientSession(running.url, headers=headers) as session:
+        for path, body in (
+            ("/v1/admin/tenants/demo/projects", {"id": "bench", "limits": LIMITS}),
+            ("/v1/admin/keys", {"tenant": "demo", "project": "bench", "name": "bench", "role": "member"}),
+        ):
+            async with session.post(path, json=body) as response:
+                made: dict[str, Any] = await response.json()
+                if response.status >= 300:
+                    raise RuntimeError(f"{path}: {response.status} {made}")
+    return str(made["key"])
+
+
+@contextmanager
+def passthrough(upstream_port: int) -> Iterator[str]:
+    """Run the bare pass-through on core 0, in an environment of its own; yield its address."""
+    python = PASSTHROUGH_ENV / "bin" / "python"
+    if not python.exists():
+        subprocess.run(["uv", "venv", "-q", "--python", sys.executable, str(PASSTHROUGH_ENV)], check=True)
+        packages = ["granian==2.8.7", "aiohttp==3.14.5", "uvloop==0.23.0"]
+        subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *packages], check=True)
+    upstream = f"http://127.0.0.1:{upstream_port}/v1/chat/completions"
+    (PASSTHROUGH_ENV / "passthrough.py").write_text(f"UPSTREAM = {upstream!r}\n{PASSTHROUGH}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(python), "-m", "granian", "--interface", "asgi", "--loop", "uvloop", "--no-ws"]
+    command += ["--log-level", "error", "--host", "127.0.0.1", "--port", str(port), "passthrough:app"]
+    server = subprocess.Popen(command, cwd=PASSTHROUGH_ENV)
+    try:
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        pin(family([server.pid]), OURS)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def measure(running: RunningStack, upstream: int, upstream_port: int) -> list[Figure]:
+    """Return chats per second and latencies; `upstream` is the process of the fast upstream."""
+    pin(family(int(row["pid"]) for row in running.processes()), OURS)
+    pin([upstream, os.getpid()], THEIRS)
+    key = await limited_key(running)
+    bare_rates, rates = [], []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        with passthrough(upstream_port) as address:
+            bare, chatter = Chatter(session, address, key), Chatter(session, running.url, key)
+            await bare.load(SATURATING, 1.0)
+            await chatter.load(SATURATING, 2.0)
+            for _ in range(ROUNDS):
+                bare_rates.append((await bare.load(SATURATING, MEASURED_S))[0])
+                rates.append((await chatter.load(SATURATING, MEASURED_S))[0])
+        _, alone = await chatter.load(1, MEASURED_S)
+        rate = median(rates)
+        beside = await chatter.paced(BESIDE, rate * SHARE_BELOW_SATURATION, MEASURED_S)
+    return [
+        Figure("chats on one core, 32 callers", rate, "1/s", bar=1000),
+        Figure("  the same as a share of a bare pass-through", rate, "1/s", baseline=median(bare_rates)),
+        Figure("chats on one core, 1 caller, p50", median(alone) * 1e3, "ms", bar=1.8, at_most=True),
+        Figure(
+            "chats, 16 callers at half the rate, p99", quantiles(beside, n=100)[98] * 1e3, "ms", bar=8, at_most=True
+        ),
+    ]
