@@ -248,8 +248,8 @@ async def test_what_no_channel_sends_is_answered_all_the_same() -> None:
         await stream.done_writing()
         assert await stream.read() is grpc.aio.EOF
     await listening.server.stop(0)
-    unimplemented, internal, unauthenticated = 12, 13, 16
-    assert codes == {1: unimplemented, 2: internal, 3: unauthenticated, 4: unimplemented}
+    unimplemented, invalid, unauthenticated = 12, 3, 16
+    assert codes == {1: unimplemented, 2: invalid, 3: unauthenticated, 4: unimplemented}
 
 
 async def test_a_method_that_is_not_listed_cannot_be_called() -> None:

@@ -22,10 +22,10 @@ LONGEST_WAIT_S: Final = 120.0
 GIVEN_BACK: Final = Used(0, 0, 0)
 
 log = logging.getLogger(__name__)
-FAILED = counter("gateway_limit_store_failures", "Questions the shared store of limits did not answer")
-FALLBACK = counter("gateway_limit_fallbacks", "Reservations decided without the shared store", ["policy"])
-LOST = counter("gateway_limit_settlements_lost", "Settlements of the shared store given up; their leases run out")
-OPEN = gauge("gateway_limit_breaker_open", "1 while the shared store of limits is not asked")
+FAILED = counter("penstock_gateway_limit_store_failures", "Questions the shared store of limits did not answer")
+FALLBACK = counter("penstock_gateway_limit_fallbacks", "Reservations decided without the shared store", ["policy"])
+LOST = counter("penstock_gateway_limit_settlements_lost", "Settlements given up; their leases run out")
+OPEN = gauge("penstock_gateway_limit_breaker_open", "1 while the shared store of limits is not asked")
 
 Answer = TypeVar("Answer")
 

@@ -30,7 +30,7 @@ SOONEST_WAIT_S: Final = 0.001
 SEARCHED: Final = 16
 NEVER: Final = -1
 
-FORGOTTEN = counter("gateway_limit_subjects_forgotten", "Subjects dropped from memory while their limits still counted")
+FORGOTTEN = counter("penstock_gateway_limit_subjects_forgotten", "Subjects dropped while their limits counted")
 
 
 class Moment(NamedTuple):

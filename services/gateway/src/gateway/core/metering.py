@@ -38,8 +38,10 @@ LIMITS: Final = {
     Measure.CONCURRENCY: "concurrent requests",
 }
 
-REFUSED = counter("gateway_limit_refusals", "Calls refused by a limit or a budget", ["measure", "subject_kind"])
-UNVERIFIED = counter("gateway_limit_unverified_spend", "Comparisons of spend with the ledger that could not be made")
+REFUSED = counter(
+    "penstock_gateway_limit_refusals", "Calls that a limit or budget refused", ["measure", "subject_kind"]
+)
+UNVERIFIED = counter("penstock_gateway_limit_unverified_spend", "Comparisons with the ledger not made")
 
 
 class RateLimited(QuotaExceeded):

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import grpc
 from servicekit import identity
+from servicekit.oip import read_model_name
 from servicekit.rpc import Service
 from tritonclient.grpc import service_pb2 as oip
 
-from inference.api.wire import read_model_name
 from inference.core.catalogue import Task
 from inference.core.pool import Pool
 

@@ -70,6 +70,7 @@ class Exchange:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """Open the stream; it lasts until `close`, `finish` or a failure."""
         self.closing = False
+        self._answered = False
         self._numbers = 0
         self._waiting: dict[int, _Waiting] = {}
         opened: Any = pb_grpc.MultiplexServiceStub(channel).Exchange
@@ -165,14 +166,26 @@ class Exchange:
     async def _read(self) -> None:
         try:
             async for message in self._call:
+                self._answered = True
                 for answer in message.answers:
                     self._take(answer)
                 if message.draining and self._ending is None:
                     self._ending = asyncio.create_task(self.finish())
             self._fail_all(Unavailable("the server ended the stream", retry_after_s=1))
         except grpc.aio.AioRpcError as failure:
-            unknown = failure.code() is grpc.StatusCode.UNIMPLEMENTED
-            self._fail_all(NotMultiplexing() if unknown else from_wire(failure))
+            self._fail_all(self._broken(failure))
+
+    def _broken(self, failure: grpc.aio.AioRpcError) -> Exception:
+        """Return what a broken stream means for its calls.
+
+        A write that fails first hides the server's own status behind INTERNAL: on a stream that never answered it is
+        taken for the refusal that it is nearly always, on any other for a lost connection.
+        """
+        if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return NotMultiplexing()
+        if failure.code() is grpc.StatusCode.INTERNAL:
+            return Unavailable("the stream broke", retry_after_s=1) if self._answered else NotMultiplexing()
+        return from_wire(failure)
 
     async def _send(self) -> None:
         try:

@@ -104,13 +104,12 @@ class _Stream:
         if method is None or method.handler.request_streaming:
             raise CallFailed(grpc.StatusCode.UNIMPLEMENTED, f"{call.method[:200]} is not served here")
         incoming = Incoming(call.authorization, call.timeout_s or None, call.traceparent or None)
-        request = _parsed(method, call.request)
         if not method.handler.response_streaming:
-            response = _bytes(method, await method.unary(incoming, request))
+            response = _bytes(method, await method.unary(incoming, call.request))
             self._outbox.put(pb.Answer(id=call.id, response=response, end=pb.End()), len(response))
             return
         window = self._credits[call.id] = _Window()
-        async with aclosing(method.stream(incoming, request)) as responses:
+        async with aclosing(method.stream(incoming, call.request)) as responses:
             async for each in responses:
                 await window.take()
                 response = _bytes(method, each)
@@ -134,16 +133,6 @@ class _Window:
     def widen(self, responses: int) -> None:
         self._left += responses
         self._wider.set()
-
-
-def _parsed(method: Method, request: bytes) -> Any:
-    parse = method.handler.request_deserializer
-    if parse is None:
-        return request
-    try:
-        return parse(request)
-    except Exception as error:  # a message that does not parse is the caller's, whatever the parser calls it
-        raise CallFailed(grpc.StatusCode.INTERNAL, "the request does not parse") from error
 
 
 def _bytes(method: Method, response: Any) -> bytes:
