@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from inference.adapters.openai_answer import StreamedAnswer, read_whole
 from inference.adapters.openai_errors import of_status
@@ -44,6 +44,7 @@ documents = values | st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(documents, min_size=1, max_size=4))
+@example([{"choices": [{"index": True, "finish_reason": "stop"}]}])
 def test_a_stream_of_anything_is_an_answer_or_a_failure(events: list[Any]) -> None:
     answer = StreamedAnswer("m", "up", ORDER)
     try:

@@ -134,7 +134,7 @@ class StreamedAnswer:
         return Delta(text, state.finish_reason, index, calls, refusal, logprobs)
 
     def _state(self, index: Any) -> _Choice:
-        if not (isinstance(index, int) and 0 <= index < len(self._choices)):
+        if not (type(index) is int and 0 <= index < len(self._choices)):
             raise failed(self._name, "answered more often than it was asked")
         return self._choices[index]
 
