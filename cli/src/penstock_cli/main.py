@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from penstock_cli import administration, configuration, show, usage
+from penstock_cli import administration, capacity, configuration, models, residency, show, usage
 from penstock_cli import settings as cli_settings
 from penstock_cli.client import CallFailed, GatewayClient
 from penstock_cli.documents import batches, find_files
@@ -21,6 +21,10 @@ from penstock_cli.traces import draw, read_trace
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(configuration.app, name="config")
 app.command("usage")(usage.usage)
+app.command("capacity")(capacity.capacity)
+app.command("replicas")(capacity.replicas)
+app.command("residency")(residency.residency)
+app.add_typer(models.app, name="models")
 app.add_typer(administration.keys_app, name="keys")
 app.add_typer(administration.tenants_app, name="tenants")
 console = Console()
@@ -84,17 +88,6 @@ def trace(
         _print_json([show.span_row(row) for row in rows])
     else:
         console.print(draw(rows))
-
-
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the models and pipelines that can be asked for."""
-    with GatewayClient(cli_settings.load()) as gateway:
-        listed = gateway.get("/v1/models")["data"]
-    if as_json:
-        _print_json(listed)
-    else:
-        show.models(console, listed)
 
 
 @app.command()

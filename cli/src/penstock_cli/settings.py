@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     url: str = Field("http://127.0.0.1:8080", description="the gateway's REST address")
     api_key: SecretStr = Field(SecretStr(""), description="key the gateway is called with")
     admin_key: SecretStr = Field(SecretStr(""), description="key the gateway is administered with")
+    pool: str = Field("", description="host:port of the inference pool's gRPC; empty: that of the local stack")
+    identity_key: Path | None = Field(None, description="key that internal tokens are signed with; none: the stack's")
 
     @property
     def models(self) -> Path:

@@ -66,6 +66,17 @@ def calibrate_encoder(arguments: argparse.Namespace) -> None:
     _say(f"{arguments.output}: {len(spans)} activations from {len(texts)} texts")
 
 
+def find_golden(arguments: argparse.Namespace) -> None:
+    """Write the golden cases of an encoder: token ids, and the vectors that its exact graph gives them."""
+    # onnxruntime is heavy too.
+    from model_repository.golden import encoder_cases  # noqa: PLC0415
+    from model_repository.measure import MeasuredEncoder  # noqa: PLC0415
+
+    exact = MeasuredEncoder.open(arguments.repository / arguments.exact / "manifest.json")
+    arguments.output.write_text(encoder_cases(exact.run, exact.tokenizer), "utf-8")
+    _say(f"{arguments.output}: by {exact.name}")
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the parsed command line, with the function to run in `run`."""
     parser = argparse.ArgumentParser(prog="model_repository", description=__doc__)
@@ -97,6 +108,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     calibrator.add_argument("--questions", type=Path, required=True, help="a SQuAD-format file: its texts")
     calibrator.add_argument("--output", type=Path, required=True, help="activations.json beside the encoder's card")
     calibrator.set_defaults(run=calibrate_encoder)
+    _add_golden(commands)
     meter = commands.add_parser("measure", help="measure the encoders of a cpu repository on this machine")
     meter.add_argument("--repository", type=Path, required=True, help="a repository built for cpu")
     meter.add_argument(
@@ -104,6 +116,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     meter.set_defaults(run=measure)
     return parser.parse_args(arguments)
+
+
+def _add_golden(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    golden = commands.add_parser("golden", help="find the golden answers of an encoder")
+    golden.add_argument("--repository", type=Path, required=True, help="a repository with the fp32 encoder")
+    golden.add_argument("--exact", required=True, metavar="MODEL", help="name of the fp32 encoder there")
+    golden.add_argument("--output", type=Path, required=True, help="golden.json beside the encoder's card")
+    golden.set_defaults(run=find_golden)
 
 
 def main() -> int:

@@ -40,6 +40,13 @@ class EncoderSource(Strict):
     max_tokens: int = Field(gt=0, description="longest input the model was trained for; callers truncate to it")
 
 
+class Tolerance(Strict):
+    """How far the outputs of a variant may be from the golden ones: in each element, and in each row's direction."""
+
+    atol: float = Field(ge=0)
+    min_cosine: float = Field(ge=-1, le=1)
+
+
 class Variant(Strict):
     """One Triton model made from the card: its name there, and how its graph is written for each target."""
 
@@ -47,6 +54,7 @@ class Variant(Strict):
     summary: str = ""
     graph: dict[Target, Graph]
     served: bool = Field(True, description="loaded when the server starts; another one is loaded on request")
+    tolerance: Tolerance | None = Field(None, description="of golden.json beside the card, which needs one")
 
 
 class Needs(Strict):

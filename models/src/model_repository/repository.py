@@ -12,12 +12,14 @@ from typing import Any
 from model_repository.activations import read_spans
 from model_repository.card import Card, CardError, EncoderSource, Graph, Target, Variant, read_cards
 from model_repository.encoder_graph import Dialect, FusedFloat, FusedInt8, PortableFloat, build_encoder
+from model_repository.golden import read_cases
 from model_repository.weights import encoder_shape, find_folder, read_config, read_tokenizer, read_weights
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 GRAPH = "model.onnx"
 ACTIVATIONS = "activations.json"
+GOLDEN = "golden.json"
 CONFIG = "config.pbtxt"
 IGNORED = shutil.ignore_patterns("__pycache__", CONFIG)
 
@@ -99,7 +101,12 @@ def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
             shutil.copyfile(output / plan.card.needs.tokenizer / TOKENIZER, version / TOKENIZER)
         files = sorted(path for path in version.rglob("*") if path.is_file())
     identity = {"version": str(plan.card.version), "digest": _digest_files(files, folder), **identity}
-    _write_config(plan.triton / CONFIG, folder / CONFIG, identity)
+    parameters = dict(identity)
+    cases = read_cases(plan.triton.parent / GOLDEN, plan.variant.tolerance if plan.variant else None)
+    if cases:
+        (folder / GOLDEN).write_text(cases + "\n", "utf-8")
+        parameters["golden"] = cases
+    _write_config(plan.triton / CONFIG, folder / CONFIG, parameters)
     return {"name": plan.name, "target": plan.target, "served": plan.variant is None or plan.variant.served, **identity}
 
 
@@ -129,16 +136,25 @@ def _dialect(graph: Graph, activations: Path) -> Dialect:
     return FusedFloat() if graph == "fp32" else PortableFloat()
 
 
-def _write_config(template: Path, target: Path, identity: dict[str, Any]) -> None:
-    """Copy config.pbtxt and append the identity as parameters, which ModelConfig hands to any client."""
-    lines = (f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in identity.items())
+def _write_config(template: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Copy config.pbtxt and append parameters, which ModelConfig hands to any client."""
+    lines = (
+        f'parameters {{ key: "{key}" value {{ string_value: {_quoted(value)} }} }}\n'
+        for key, value in parameters.items()
+    )
     target.write_text(template.read_text("utf-8") + "".join(lines), "utf-8")
+
+
+def _quoted(value: Any) -> str:
+    """Return a string as protobuf's text format has it."""
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _inputs_digest(plan: Plan, output: Path) -> str:
     """Digest of all that the model is made from: program, card, Triton files, published files, borrowed tokenizer."""
     program = Path(__file__).parent.glob("*.py")
-    files = [*program, plan.triton.parent / "model.yaml", *_sources(plan.triton)]
+    files = [*program, plan.triton.parent / "model.yaml", *_sources(plan.triton), *plan.triton.parent.glob(GOLDEN)]
     if plan.card.encoder:
         files += _sources(find_folder(plan.card.encoder))
         files += plan.triton.parent.glob(ACTIVATIONS)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -16,9 +17,13 @@ from inference.main import read_keys
 from inference_fakes import END, FakeUpstream, chunk
 from penstock.inference.v1 import inference_pb2 as pb
 from penstock.inference.v1 import inference_pb2_grpc as pb_grpc
-from servicekit.errors import Unavailable
+from penstock.inference.v1 import replicas_pb2 as replicas_pb
+from penstock.inference.v1 import replicas_pb2_grpc as replicas_grpc
+from servicekit.errors import NotFound, Unavailable
 from servicekit.rpc import Channel
 from servicekit.testing import PUBLIC_KEY_PEM, caller, eventually
+from tritonclient.grpc import service_pb2 as oip
+from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 CATALOGUE = """
 servers: {{local: {{address: "127.0.0.1:1"}}}}
@@ -62,6 +67,7 @@ async def process(
         "INFERENCE_METRICS_ADDRESS": free_address(),
         "INFERENCE_IDENTITY_PUBLIC_KEY_FILE": str(folder / "identity.pem"),
         "INFERENCE_CATALOGUE_FILE": str(catalogue),
+        "INFERENCE_VERSION_DATABASE": str(folder / "versions.db"),
         "PATH": os.defpath,
     }
     started = await asyncio.create_subprocess_exec(
@@ -112,6 +118,33 @@ async def test_one_answer_is_one_trace_without_its_text(tmp_path: Path) -> None:
     assert chat["attributes"]["gen_ai.response.time_to_first_chunk"] > 0
     assert "Hush" not in text
     assert upstream.asked_headers[0]["traceparent"].split("-")[1:3] == [chat["trace_id"], chat["span_id"]]
+
+
+async def test_without_a_live_replica_a_retry_may_help_and_only_an_unknown_name_is_not_found(tmp_path: Path) -> None:
+    catalogue = write_catalogue(tmp_path, "api_key_env: null")
+    async with process(tmp_path, catalogue) as (_, address), Channel(address) as channel:
+        stub: Any = oip_grpc.GRPCInferenceServiceStub(channel.grpc)
+        replicas = replicas_grpc.ReplicaServiceStub(channel.grpc)
+        with caller():
+            await eventually(lambda: _listed(channel, pb_grpc.InferenceServiceStub(channel.grpc)), timeout_s=20)
+            with pytest.raises(Unavailable) as caught:
+                await channel.call(stub.ModelInfer, oip.ModelInferRequest(model_name="gone"))
+            with pytest.raises(NotFound):
+                await channel.call(stub.ModelInfer, oip.ModelInferRequest(model_name="nope"))
+            [listed] = (await channel.call(replicas.ListReplicas, replicas_pb.ListReplicasRequest())).replicas
+    assert (caught.value.reason, caught.value.retry_after_s) == ("backend_failed", 1.0)
+    assert (listed.model, listed.address, listed.in_rotation) == ("gone", "127.0.0.1:1", False)
+    assert listed.reason == "backend_failed"
+
+
+async def test_a_cluster_is_followed_only_from_within_it(tmp_path: Path) -> None:
+    catalogue = write_catalogue(tmp_path, "api_key_env: null")
+    place = "kubernetes: {service: triton, namespace: ai, port: 8001}"
+    catalogue.write_text(catalogue.read_text("utf-8").replace('address: "127.0.0.1:1"', place), "utf-8")
+    async with process(tmp_path, catalogue) as (service, _):
+        _, said = await asyncio.wait_for(service.communicate(), 20)
+    assert service.returncode == 2
+    assert "servers.local.kubernetes: this process does not run in a pod" in said.decode()
 
 
 async def _answered(address: str) -> None:

@@ -20,6 +20,17 @@ class Settings(ServiceSettings):
     servers: dict[str, Address] = Field(
         default_factory=dict, description="addresses that replace those of the catalogue's servers, by name, as JSON"
     )
+    version_database: Path = Field(
+        Path(".penstock/data/inference/versions.db"), description="SQLite file of versions and roles"
+    )
+    database_url: SecretStr = Field(SecretStr(""), description="postgresql://... in place of the SQLite file")
+    mlflow_url: str = Field("", pattern=r"^(https?://[^\s?#]+)?$", description="MLflow server to import versions from")
+    mlflow_token: SecretStr = Field(SecretStr(""), description="what it wants as bearer token, if anything")
+
+    @property
+    def database(self) -> str:
+        """The URL of the database; it may hold a password."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.version_database}"
 
 
 def read_variables(names: Collection[str]) -> dict[str, SecretStr]:

@@ -3,11 +3,19 @@
 from pathlib import Path
 
 import pytest
-from inference.adapters.catalogue_file import CatalogueError, read_catalogue
+from inference.adapters.catalogue_file import (
+    CatalogueError,
+    KubernetesEntry,
+    ServerEntry,
+    read_catalogue,
+    read_golden_file,
+)
 from inference.adapters.openai import Patience
+from inference.core.capacity import USUAL_OBJECTIVE, Kind, Objective
 from inference.core.catalogue import Price, Provider, QueueLimits, Task
 from inference.core.generation import Sampling
 from inference.core.prompts import PromptFormat
+from inference.core.replica import Timing
 
 GOOD = """
 servers: {local: {address: "127.0.0.1:8091"}}
@@ -37,11 +45,50 @@ WRONG = [
         "max_concurrent: 0",
         "models[1].queue.max_concurrent: Input should be greater than or equal to 1",
     ),
+    (
+        "max_concurrent: 3",
+        "max_concurrent: 3, least_concurrent: 4",
+        "models[1].queue: least_concurrent is more than max_concurrent",
+    ),
+    ("timeout_s: 7", "objective: {seconds: 0}", "models[1].objective.seconds: Input should be greater than 0"),
+    (
+        "timeout_s: 7",
+        "objective: {seconds: 1, quantile: 99}",
+        "models[1].objective.quantile: Input should be less than 1",
+    ),
+    ("timeout_s: 7", "objective: {seconds: 1, kind: speed}", "models[1].objective.kind: Input should be 'wait' or"),
     ("upstream: cloud", "upstream: clod", 'models[1].openai.upstream: no upstream "clod" is declared'),
     ("name: reader", "name: encoder", "models[2].name: models[0] has the name 'encoder' already"),
     (", triton: {server: local, model: enc}", "", "models[0]: exactly one of triton and openai is needed"),
     ("name: encoder", "name: 'rag:x'", "models[0].name: String should match pattern"),
     ("127.0.0.1:8091", "http://x", "servers.local.address: String should match pattern"),
+    ('address: "127.0.0.1:8091"', "addresses: []", "servers.local.addresses: List should have at least 1 item"),
+    ('address: "127.0.0.1:8091"', "probe_period_s: 1", "servers.local: exactly one of address, addresses, dns and"),
+    (
+        'address: "127.0.0.1:8091"',
+        'address: "a:1", dns: "b:1"',
+        "servers.local: exactly one of address, addresses, dns",
+    ),
+    ('address: "127.0.0.1:8091"', 'addresses: ["a:1", "a:1"]', "servers.local: an address stands in addresses twice"),
+    ('address: "127.0.0.1:8091"', 'addresses: ["a:1", "b"]', "servers.local.addresses[1]: String should match pattern"),
+    ('address: "127.0.0.1:8091"', "dns: triton", "servers.local.dns: String should match pattern"),
+    (
+        'address: "127.0.0.1:8091"',
+        "kubernetes: {service: 'a/../b', namespace: ai, port: 8001}",
+        "servers.local.kubernetes.service: String should match pattern",
+    ),
+    (
+        'address: "127.0.0.1:8091"',
+        "kubernetes: {service: a, namespace: ai, port: 70000}",
+        "servers.local.kubernetes.port: Input should be less than or equal to 65535",
+    ),
+    (
+        '127.0.0.1:8091"',
+        '127.0.0.1:8091", golden_period_s: 0',
+        "servers.local.golden_period_s: Input should be greater",
+    ),
+    ("model: enc", "model: enc, golden: nowhere.json", "models[0].triton.golden: [Errno 2]"),
+    ("model: enc", "model: enc, affinity: sticky", "models[0].triton.affinity: Input should be 'none' or 'prefix'"),
     ("https://", "https://me:secret@", "upstreams.cloud.base_url: a user or password has no place in an address"),
     ("https://", "https://me@", "upstreams.cloud.base_url: a user or password has no place in an address"),
     ("https://models.example.com", "https://:80", "upstreams.cloud.base_url: the address has no host"),
@@ -114,6 +161,32 @@ def test_an_upstream_says_how_long_it_is_waited_for(tmp_path: Path) -> None:
     assert read_catalogue(write(tmp_path, GOOD)).upstreams["cloud"].patience() == Patience()
 
 
+def test_a_server_is_one_address_or_many_replicas(tmp_path: Path) -> None:
+    def server(place: str) -> ServerEntry:
+        return read_catalogue(write(tmp_path, GOOD.replace('address: "127.0.0.1:8091"', place))).servers["local"]
+
+    assert server('address: "a:1"').fixed() == {"a:1"}
+    assert server('addresses: ["a:1", "b:1"]').fixed() == {"a:1", "b:1"}
+    assert (server('dns: "triton.ai:8001"').dns, server('dns: "triton.ai:8001"').fixed()) == ("triton.ai:8001", set())
+    found = server("kubernetes: {service: triton, namespace: ai, port: 8001}").kubernetes
+    assert found == KubernetesEntry(service="triton", namespace="ai", port=8001)
+    assert server('address: "a:1", probe_period_s: 2, golden_period_s: 30, slow_start_s: 0').timing() == Timing(
+        probe_period_s=2.0, golden_period_s=30.0, slow_start_s=0.0
+    )
+
+
+def test_golden_cases_beside_the_catalogue_are_read_and_checked(tmp_path: Path) -> None:
+    text = GOOD.replace("model: enc", "model: enc, golden: golden.json")
+    cases = '{"cases": [{"messages": [{"role": "user", "content": "Hi"}], "contains": ["there"]}]}'
+    (tmp_path / "golden.json").write_text(cases, "utf-8")
+    target = read_catalogue(write(tmp_path, text)).models[0].triton
+    assert target is not None
+    assert read_golden_file(target, tmp_path) == cases
+    (tmp_path / "golden.json").write_text(cases.replace("contains", "contain"), "utf-8")
+    with pytest.raises(CatalogueError, match=r"models\[0\].triton.golden: cases\[0\].contain: Extra inputs"):
+        read_catalogue(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[new for _, new, _ in WRONG])
 def test_a_mistake_is_told_with_the_path_of_its_field(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
@@ -149,5 +222,19 @@ def test_servers_move_to_other_addresses_and_an_unknown_one_is_named(tmp_path: P
     (tmp_path / "c.yaml").write_text(GOOD)
     catalogue = read_catalogue(tmp_path / "c.yaml")
     assert catalogue.moved({"local": "127.0.0.1:9"}).servers["local"].address == "127.0.0.1:9"
+    (tmp_path / "c.yaml").write_text(GOOD.replace('address: "127.0.0.1:8091"', 'addresses: ["a:1", "b:1"]'))
+    assert read_catalogue(tmp_path / "c.yaml").moved({"local": "127.0.0.1:9"}).servers["local"].fixed() == {
+        "127.0.0.1:9"
+    }
     with pytest.raises(CatalogueError, match="elsewhere"):
         catalogue.moved({"elsewhere": "127.0.0.1:9"})
+
+
+def test_what_a_model_is_planned_for_and_how_its_slots_are_learned(tmp_path: Path) -> None:
+    text = GOOD.replace("max_concurrent: 3", "max_concurrent: 3, least_concurrent: 2")
+    text = text.replace("timeout_s: 7", "objective: {kind: latency, quantile: 0.99, seconds: 2}")
+    (tmp_path / "catalogue.yaml").write_text(text, "utf-8")
+    encoder, chat, _ = (entry.model() for entry in read_catalogue(tmp_path / "catalogue.yaml").models)
+    assert chat.queue == QueueLimits(3, 4, 2)
+    assert chat.objective == Objective(Kind.LATENCY, 0.99, 2.0)
+    assert encoder.objective == USUAL_OBJECTIVE

@@ -1,18 +1,19 @@
 """The Triton adapters against a Triton that fails as a test tells."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 
 import grpc
 import orjson
 import pytest
-from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
+from inference.adapters.triton import TritonProber, TritonServer, TritonTensors, translate
+from inference.adapters.triton_arrays import TritonArrays
 from inference.adapters.triton_text import TritonGenerator
 from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
 from inference.core.conversation import Image, Turn
 from inference.core.generation import ChatOptions, JsonObject, Order, Sampling, Tool
-from inference.core.ports import ModelState
+from inference.core.ports import SILENT, BackendLost, ModelState, NotServing
 from inference.core.prompts import plain
 from inference_fakes import FakeTriton, final_response, text_response
 from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
@@ -138,6 +139,19 @@ async def test_an_error_in_the_stream_is_a_failure() -> None:
     assert caught.value.reason == "backend_failed"
 
 
+class Garbled(TritonServer):
+    """Answers with bytes that are no message."""
+
+    async def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
+        yield b"\xff\xff"
+
+
+async def test_a_response_that_is_no_message_is_a_failure() -> None:
+    with pytest.raises(Unavailable) as caught:
+        await TritonGenerator(Garbled("127.0.0.1:1"), "there", "chat", plain).complete(ORDER, 5.0)
+    assert caught.value.reason == "backend_failed"
+
+
 CODES: list[tuple[grpc.StatusCode, str, type[PenstockError], str]] = [
     (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape", InvalidInput, "invalid_input"),
     (grpc.StatusCode.UNIMPLEMENTED, "decoupled", InvalidInput, "invalid_input"),
@@ -150,9 +164,10 @@ CODES: list[tuple[grpc.StatusCode, str, type[PenstockError], str]] = [
     ),
     (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", Unavailable, "queue_full"),
     (grpc.StatusCode.UNAVAILABLE, "Request timeout expired", Unavailable, "queue_timeout"),
-    (grpc.StatusCode.UNAVAILABLE, "Socket closed", Unavailable, "backend_failed"),
+    (grpc.StatusCode.UNAVAILABLE, "Server is stopping, scheduler for model 'x' has stopped", Unavailable, "draining"),
+    (grpc.StatusCode.UNAVAILABLE, "Socket closed", BackendLost, "backend_failed"),
     (grpc.StatusCode.INTERNAL, "CUDA error", Unavailable, "backend_failed"),
-    (grpc.StatusCode.CANCELLED, "", Unavailable, "backend_failed"),
+    (grpc.StatusCode.CANCELLED, "", BackendLost, "backend_failed"),
 ]
 
 
@@ -201,12 +216,91 @@ async def test_cancelling_an_inference_cancels_it_at_triton() -> None:
         await asyncio.wait_for(triton.gone.wait(), 1.0)
 
 
+async def test_calls_on_a_connection_that_is_given_up_fail_and_the_next_one_works() -> None:
+    triton = FakeTriton()
+    triton.hang = True
+    async with connected(triton) as server, asyncio.TaskGroup() as tasks:
+        tensors = tasks.create_task(outcome(TritonTensors(server, "there", "m").infer(REQUEST, 5.0)))
+        generator = TritonGenerator(server, "there", "chat", plain)
+        chat = tasks.create_task(outcome(generator.complete(ORDER, 5.0)))
+        probe = tasks.create_task(outcome(TritonArrays(server, "there", "m").run({}, 5.0)))
+        await eventually(lambda: len(triton.requests) == 3)
+        await server.reset()
+        assert isinstance(await probe, BackendLost)
+        assert isinstance(await tensors, BackendLost)
+        assert isinstance(await chat, BackendLost)
+        triton.hang = False
+        assert await TritonTensors(server, "there", "m").infer(REQUEST, 5.0)
+
+
+async def outcome(asking: Awaitable[object]) -> object:
+    try:
+        return await asking
+    except PenstockError as error:
+        return error
+
+
+async def test_a_server_that_does_not_answer_a_probe_is_silent() -> None:
+    class Silent(FakeTriton):
+        async def ModelReady(self, request: object, context: object) -> oip.ModelReadyResponse:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async with connected(Silent()) as server, asyncio.TaskGroup() as tasks:
+        probing = tasks.create_task(TritonProber(server, "there").probe(5.0))
+        await eventually(lambda: not probing.done())
+        await asyncio.sleep(0)
+        await server.reset()
+        assert await probing == ModelState(ready=False, reason="backend_failed")
+        assert await TritonProber(server, "there").probe(0.1) == ModelState(
+            ready=False, reason="backend_failed", detail=SILENT
+        )
+
+
 async def test_probing_tells_version_and_digest_or_why_not() -> None:
     async with connected(FakeTriton()) as server:
         there = await TritonProber(server, "there").probe(1.0)
         absent = await TritonProber(server, "absent").probe(1.0)
     assert there == ModelState(ready=True, version="3", digest="sha256:ab12")
     assert absent == ModelState(ready=False, reason="not_loaded")
+
+
+def test_a_server_that_lives_and_fails_is_not_a_lost_one() -> None:
+    assert not isinstance(translate(failure(grpc.StatusCode.INTERNAL, "CUDA error"), "m"), BackendLost)
+    assert isinstance(translate(failure(grpc.StatusCode.UNAVAILABLE, "Socket closed"), "m"), BackendLost)
+
+
+def test_a_version_that_is_not_loaded_says_nothing_about_the_others() -> None:
+    unknown = "Request for unknown model: 'x' {} is not at ready state"
+    told = [translate(failure(grpc.StatusCode.UNAVAILABLE, unknown.format(it)), "m") for it in ("version 2", "")]
+    assert [error.reason for error in told] == ["not_loaded", "not_loaded"]
+    assert [isinstance(error, NotServing) for error in told] == [False, True]
+
+
+def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+
+class LoadingTriton(FakeTriton):
+    """Is loading a model; or keeps its repository's calls to itself."""
+
+    closed = False
+
+    async def RepositoryIndex(self, request: object, context: grpc.aio.ServicerContext) -> oip.RepositoryIndexResponse:
+        if self.closed:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted")
+        index = oip.RepositoryIndexResponse()
+        index.models.add(name="loading", state="LOADING")
+        return index
+
+
+async def test_a_model_that_is_being_loaded_is_told_from_one_that_is_not() -> None:
+    triton = LoadingTriton()
+    async with connected(triton) as server:
+        assert (await TritonProber(server, "loading").probe(1.0)).reason == "loading"
+        assert (await TritonProber(server, "absent").probe(1.0)).reason == "not_loaded"
+        triton.closed = True
+        assert (await TritonProber(server, "loading").probe(1.0)).reason == "not_loaded"
 
 
 async def test_a_triton_that_is_down_is_a_state_and_it_is_found_again_within_three_seconds() -> None:

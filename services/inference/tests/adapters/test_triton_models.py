@@ -1,17 +1,22 @@
 """The Triton adapters against the real Triton server and the models of this repository."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
+from inference.adapters.triton_arrays import TritonArrays
 from inference.adapters.triton_text import TritonGenerator
 from inference.core.answer import FinishReason, Piece
 from inference.core.conversation import Turn
 from inference.core.generation import Order, Sampling
+from inference.core.golden import Outcome, Verdict, judge
 from inference.core.prompts import plain
-from servicekit.errors import InvalidInput, Unavailable
+from inference.core.replica import Backend, Replica, Server
+from inference.core.replicas import Replicas
+from inference.core.replicated import Attempts, ReplicatedTensors
+from servicekit.errors import InvalidInput, NotFound, Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
 PROMPT = """Answer from the passages.
@@ -73,6 +78,123 @@ async def test_wrong_tensors_are_the_callers_fault(server: TritonServer) -> None
     request = oip.ModelInferRequest(model_name="minilm-l6").SerializeToString()
     with pytest.raises(InvalidInput):
         await TritonTensors(server, "minilm-l6", "minilm-l6").infer(request, 5.0)
+
+
+def wrong_shape(request: Any) -> None:
+    request.inputs[0].shape[1] = 4
+
+
+def wrong_rank(request: Any) -> None:
+    request.inputs[0].shape.append(1)
+
+
+def negative_size(request: Any) -> None:
+    request.inputs[0].shape[0] = -5
+
+
+def wrong_datatype(request: Any) -> None:
+    request.inputs[0].datatype = "FP32"
+
+
+def unknown_datatype(request: Any) -> None:
+    request.inputs[0].datatype = "NOPE"
+
+
+def missing_tensor(request: Any) -> None:
+    del request.inputs[1]
+    del request.raw_input_contents[1]
+
+
+def missing_content(request: Any) -> None:
+    del request.raw_input_contents[1]
+
+
+def raw_and_typed(request: Any) -> None:
+    request.inputs[0].contents.int64_contents.extend([1, 2, 3])
+
+
+def unknown_input(request: Any) -> None:
+    request.inputs[0].name = "x"
+
+
+def unknown_output(request: Any) -> None:
+    request.outputs.add(name="nope")
+
+
+def token_out_of_range(request: Any) -> None:
+    request.raw_input_contents[0] = np.array([[10**9, 1, 2]], np.int64).tobytes()
+
+
+def no_version(request: Any) -> None:
+    request.model_version = "newest"
+
+
+SPOILT = [
+    wrong_shape,
+    wrong_rank,
+    negative_size,
+    wrong_datatype,
+    unknown_datatype,
+    missing_tensor,
+    missing_content,
+    raw_and_typed,
+    unknown_input,
+    unknown_output,
+    token_out_of_range,
+    no_version,
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+async def test_bad_tensors_are_the_callers_fault_and_eject_nobody(
+    server: TritonServer, spoil: Callable[[Any], None]
+) -> None:
+    request = oip.ModelInferRequest.FromString(infer_request("minilm-l6", [[101, 7592, 102]]))
+    spoil(request)
+    replicas = Replicas(f"minilm-l6 {spoil.__name__}")
+    backend = Backend(
+        tensors=TritonTensors(server, "minilm-l6", "minilm-l6"),
+        prober=TritonProber(server, "minilm-l6"),
+        arrays=TritonArrays(server, "minilm-l6", "minilm-l6"),
+    )
+    replica = Replica(replicas.model, Server(server.address), backend)
+    replicas.join(replica)
+    await replica.check()
+    tensors = ReplicatedTensors(Attempts(replicas))
+    for _ in range(10):
+        with pytest.raises(InvalidInput):
+            await tensors.infer(request.SerializeToString(), 5.0)
+    assert replica.in_rotation
+    assert replica.outstanding == 0
+
+
+async def test_a_version_that_is_not_there_is_not_found(server: TritonServer) -> None:
+    request = oip.ModelInferRequest.FromString(infer_request("minilm-l6", [[101, 7592, 102]]))
+    request.model_version = "9"
+    with pytest.raises(NotFound) as caught:
+        await TritonTensors(server, "minilm-l6", "encoder").infer(request.SerializeToString(), 5.0)
+    assert (caught.value.message, caught.value.field) == ("encoder has no version 9", "model_version")
+
+
+@pytest.mark.parametrize("name", ["minilm-l6", "extractive-reader"])
+async def test_the_models_of_this_repository_pass_their_golden_cases(server: TritonServer, name: str) -> None:
+    writes = name == "extractive-reader"
+    state = await TritonProber(server, name, writes=writes).probe(5.0)
+    assert state.golden is not None, state
+    arrays, generator = TritonArrays(server, name, name), TritonGenerator(server, name, name, plain)
+    assert await judge(state.golden, arrays, generator, 10.0, lambda: 0.0) == Verdict(Outcome.PASSED, 0.0)
+
+
+async def test_another_models_vectors_are_not_golden(server: TritonServer) -> None:
+    state = await TritonProber(server, "minilm-l6").probe(5.0)
+    assert state.golden is not None
+
+    class Shuffled(TritonArrays):
+        async def run(self, inputs: Any, timeout_s: float) -> Any:
+            return {name: values[:, ::-1] for name, values in (await super().run(inputs, timeout_s)).items()}
+
+    verdict = await judge(state.golden, Shuffled(server, "minilm-l6", "m"), None, 10.0, lambda: 0.0)
+    assert verdict.outcome is Outcome.WRONG
 
 
 async def test_a_model_with_many_responses_needs_the_stream(server: TritonServer) -> None:

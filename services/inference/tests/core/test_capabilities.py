@@ -36,8 +36,10 @@ def test_a_model_without_the_capability_refuses_and_one_with_it_does_not(
 
 def test_text_for_text_needs_nothing() -> None:
     sampling = Sampling(5, 0.5, 0.5, n=1, presence_penalty=0.0, logit_bias={})
-    order = Order([Turn("user", parts=[Text("a")], name="Ada"), Turn("assistant", refusal="No.")], sampling)
-    refuse_beyond(order, frozenset(), "m")
+    turns = [Turn("user", parts=[Text("a")], name="Ada"), Turn("assistant", refusal="No.")]
+    refuse_beyond(Order(turns, sampling), frozenset(), "m")
+    with pytest.raises(UnsupportedParameter):
+        refuse_beyond(Order([*turns, Turn("user", parts=[Image("https://x")])], sampling), frozenset(), "m")
 
 
 def test_the_defaults_are_known_capabilities() -> None:

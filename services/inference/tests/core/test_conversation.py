@@ -1,5 +1,7 @@
 """A conversation is checked message by message, and what is wrong is named as in OpenAI's schema."""
 
+from dataclasses import replace
+
 import pytest
 from inference.core.conversation import Audio, Image, Text, ToolCall, Turn, check_turns
 from servicekit.errors import InvalidInput
@@ -34,19 +36,22 @@ def test_a_conversation_needs_a_message() -> None:
         check_turns([])
 
 
-def test_every_role_and_part_has_its_place() -> None:
+def test_every_role_and_part_has_its_place_and_no_other_one() -> None:
     picture, sound = Image("DATA:image/png;base64,AA", "low"), Audio("AA", "wav")
-    check_turns(
-        [
-            Turn("system", "a"),
-            Turn("developer", parts=[Text("b")]),
-            Turn("user", parts=[Text("c"), picture, sound, Image("https://x/y")], name="Ada"),
-            Turn("assistant", tool_calls=[CALL]),
-            Turn("tool", "42", tool_call_id="c1"),
-            Turn("assistant", refusal="No."),
-            Turn("user"),
-        ]
-    )
+    turns = [
+        Turn("system", "a"),
+        Turn("developer", parts=[Text("b")]),
+        Turn("user", parts=[Text("c"), picture, sound, Image("https://x/y")], name="Ada"),
+        Turn("assistant", tool_calls=[CALL]),
+        Turn("tool", "42", tool_call_id="c1"),
+        Turn("assistant", refusal="No."),
+        Turn("user"),
+    ]
+    check_turns(turns)
+    for index, role in ((2, "system"), (3, "user"), (4, "user"), (5, "user"), (6, "tool")):
+        with pytest.raises(InvalidInput) as caught:
+            check_turns([*turns[:index], replace(turns[index], role=role), *turns[index + 1 :]])
+        assert caught.value.field.startswith(f"messages[{index}]")
 
 
 def test_what_is_said_in_words() -> None:

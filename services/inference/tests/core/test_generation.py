@@ -1,6 +1,8 @@
 """Requests are checked, and filled from the model's defaults."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from inference.core.generation import ChatOptions, JsonSchema, Sampling, Tool, ToolChoice, ToolMode
@@ -37,11 +39,20 @@ def test_a_value_out_of_range_is_named(sampling: Sampling, field: str) -> None:
     assert caught.value.field == field
 
 
-def test_the_ends_of_the_ranges_are_allowed() -> None:
-    Sampling(max_tokens=1, temperature=0.0, top_p=1.0, stop=("a", "b", "c", "d"), seed=-1).check()
-    Sampling(temperature=2.0).check()
-    Sampling(n=128, presence_penalty=-2, frequency_penalty=2, logprobs=True, top_logprobs=20).check()
-    Sampling(logit_bias={"0": -100, "50256": 100}).check()
+@pytest.mark.parametrize(
+    ("allowed", "more"),
+    [
+        (Sampling(max_tokens=1, temperature=0.0, top_p=1.0, stop=("a", "b", "c", "d"), seed=-1), {"max_tokens": 0}),
+        (Sampling(temperature=2.0), {"temperature": math.nextafter(2.0, 3.0)}),
+        (Sampling(n=128, presence_penalty=-2, frequency_penalty=2), {"n": 129}),
+        (Sampling(logprobs=True, top_logprobs=20), {"logprobs": False}),
+        (Sampling(logit_bias={"0": -100, "50256": 100}), {"logit_bias": {"0": -100, "50256": 100.5}}),
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed_and_what_is_beyond_is_not(allowed: Sampling, more: dict[str, Any]) -> None:
+    allowed.check()
+    with pytest.raises(InvalidInput):
+        replace(allowed, **more).check()
 
 
 def test_what_is_not_said_comes_from_the_default() -> None:
@@ -87,6 +98,17 @@ def test_an_option_that_cannot_be_is_named(options: ChatOptions, field: str) -> 
     assert caught.value.field == field
 
 
-def test_options_that_can_be_are_left_alone() -> None:
-    ChatOptions([F, Tool("g")], ToolChoice(ToolMode.FUNCTION, "g"), parallel_tool_calls=True).check()
-    ChatOptions(tool_choice=ToolChoice(ToolMode.NONE), response_format=JsonSchema("s", "{}")).check()
+@pytest.mark.parametrize(
+    ("allowed", "more"),
+    [
+        (ChatOptions([F, Tool("g")], ToolChoice(ToolMode.FUNCTION, "g"), parallel_tool_calls=True), {"tools": [F]}),
+        (
+            ChatOptions(tool_choice=ToolChoice(ToolMode.NONE), response_format=JsonSchema("s", "{}")),
+            {"tool_choice": ToolChoice(ToolMode.REQUIRED)},
+        ),
+    ],
+)
+def test_options_that_fit_together_are_left_alone(allowed: ChatOptions, more: dict[str, Any]) -> None:
+    allowed.check()
+    with pytest.raises(InvalidInput):
+        replace(allowed, **more).check()

@@ -11,6 +11,8 @@ from inference.core.conversation import Turn
 from inference.core.generation import ChatOptions, Order, Sampling, Tool
 from inference.core.pool import Pool
 from inference.core.ports import ModelState
+from inference.core.replica import Backend, Replica, Server, Timing
+from inference.core.replicas import Replicas
 from inference.core.served_model import ServedModel
 from inference_fakes import ANSWER, FakeGenerator, FakeProber, FakeTensors, generating, model
 from prometheus_client import REGISTRY
@@ -37,6 +39,42 @@ async def test_passes_the_events_on_and_counts_them() -> None:
     assert sample("penstock_inference_time_to_first_token_seconds_count", model=name) == 1
     assert sample("penstock_inference_seconds_count", model=name) == 1
     assert sample("penstock_inference_in_flight", model=name) == 0
+
+
+async def test_measures_a_stream_by_its_first_text_and_its_slot_by_its_end() -> None:
+    served = generating(FakeGenerator(), limits=(4, 4))
+    pool = Pool([served])
+    for _ in range(3):
+        await ask(pool, served.model.name)
+    name = served.model.name
+    assert sample("penstock_inference_arrivals_total", model=name) == 3
+    assert sample("penstock_inference_service_seconds_count", model=name) == 3
+    assert sample("penstock_inference_inter_token_seconds_count", model=name) == 3
+    measured = served.measures.workload.measured(served.queue.limit)
+    assert measured is not None
+    assert measured.first_token is not None
+    assert measured.held is not None
+    assert 0 < measured.first_token.p50 <= measured.held.p99
+    assert measured.arrivals.rate > 0
+
+
+async def test_the_first_text_of_a_stream_is_its_latency_for_the_learned_number_of_slots() -> None:
+    served = generating(FakeGenerator())
+    admitted = served.admitted()
+    async with admitted:
+        slot = admitted._entered
+        assert slot is not None
+        assert not slot.answered
+        admitted.first_text()
+        assert slot.answered
+
+
+async def test_a_failed_request_says_nothing_of_how_long_answers_take() -> None:
+    served = generating(FakeGenerator([Unavailable("x", reason="backend_failed")]))
+    with pytest.raises(Unavailable):
+        await ask(Pool([served]), served.model.name)
+    assert served.measures.workload.measured(served.queue.limit) is None
+    assert sample("penstock_inference_arrivals_total", model=served.model.name) == 1
 
 
 async def test_fills_in_the_models_defaults() -> None:
@@ -175,7 +213,10 @@ async def test_the_queue_bounds_a_model_and_not_its_neighbour() -> None:
 
 async def test_watching_keeps_states_up_to_date_and_decides_readiness() -> None:
     prober = FakeProber(ModelState(ready=False, reason="backend_failed"))
-    served = ServedModel(model(), prober=prober, tensors=FakeTensors())
+    entry = model()
+    replicas = Replicas(entry.name)
+    replicas.join(Replica(entry.name, Server("a:1"), Backend(prober=prober), timing=Timing(probe_period_s=0.01)))
+    served = ServedModel(entry, tensors=FakeTensors(), replicas=replicas)
     pool = Pool([served])
     assert await pool.readiness() == "no model is ready"
     async with asyncio.TaskGroup() as tasks:

@@ -803,16 +803,20 @@ class GenerationFinished(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USAGE_FIELD_NUMBER: _builtins.int
+    BACKEND_S_FIELD_NUMBER: _builtins.int
+    backend_s: _builtins.float
+    """Seconds the backend took, from being asked to the last of its answer."""
     @_builtins.property
     def usage(self) -> Global___TokenUsage: ...
     def __init__(
         self,
         *,
         usage: Global___TokenUsage | None = ...,
+        backend_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend_s", b"backend_s", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -884,7 +888,9 @@ class Model(_message.Message):
     ready: _builtins.bool
     """True when a request would be served now."""
     reason: _builtins.str
-    """Why it is not ready; empty when it is."""
+    """Why it is not ready: not_probed, not_loaded, loading, backend_failed, draining, golden_failed (its answers are wrong) or
+    golden_invalid (its golden cases do not fit it); empty when it is.
+    """
     context_tokens: _builtins.int
     """Longest prompt and answer together, in tokens; 0 when unknown."""
     description: _builtins.str

@@ -65,7 +65,8 @@ class InferenceServiceServicer:
         """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
         in one message, so a short answer may be a single one.
         Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
-        UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
+        UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, loading, draining or backend_failed, DEADLINE_EXCEEDED.
+        What one replica did not begin, or died under before any output, is tried once more on another.
         Cancelling the call stops the backend.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

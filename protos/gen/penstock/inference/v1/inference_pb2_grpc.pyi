@@ -37,7 +37,8 @@ class InferenceServiceStub:
     """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
     in one message, so a short answer may be a single one.
     Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
-    UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
+    UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, loading, draining or backend_failed, DEADLINE_EXCEEDED.
+    What one replica did not begin, or died under before any output, is tried once more on another.
     Cancelling the call stops the backend.
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]
@@ -58,7 +59,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
     in one message, so a short answer may be a single one.
     Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
-    UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
+    UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, loading, draining or backend_failed, DEADLINE_EXCEEDED.
+    What one replica did not begin, or died under before any output, is tried once more on another.
     Cancelling the call stops the backend.
     """
     Complete: _aio.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]  # type: ignore[assignment]
@@ -82,7 +84,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Writes text. The first message tells what serves, the last how the answer ended; all that is known at a time comes
         in one message, so a short answer may be a single one.
         Errors: NOT_FOUND (unknown model), INVALID_ARGUMENT (a model that cannot generate, no message, a bad parameter),
-        UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, draining or backend_failed, DEADLINE_EXCEEDED.
+        UNAVAILABLE with reason queue_full, queue_timeout, not_loaded, loading, draining or backend_failed, DEADLINE_EXCEEDED.
+        What one replica did not begin, or died under before any output, is tried once more on another.
         Cancelling the call stops the backend.
         """
 

@@ -11,10 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from inference.adapters.openai import Patience
+from inference.adapters.residency_entry import ResidencyEntry
+from inference.adapters.triton_golden import GoldenInvalid, parse_golden
 from inference.core.capabilities import ALL, HOSTED, PLAIN
+from inference.core.capacity import USUAL_OBJECTIVE, Kind, Objective
 from inference.core.catalogue import Model, Price, Provider, QueueLimits, Task
 from inference.core.generation import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling
 from inference.core.prompts import PromptFormat
+from inference.core.replica import Timing
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 """What may name a model: no colon, which marks a pipeline at the gateway."""
@@ -28,10 +32,48 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ServerEntry(_Entry):
-    """A Triton server."""
+Address = Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$", description="host:port of its gRPC")]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 
-    address: str = Field(pattern=r"^[^\s/]+:\d{1,5}$", description="host:port of its gRPC")
+
+class KubernetesEntry(_Entry):
+    """A Service whose ready pods are the replicas."""
+
+    service: Label
+    namespace: Label
+    port: int = Field(ge=1, le=65_535, description="of the pods' gRPC")
+
+
+class ServerEntry(_Entry):
+    """A Triton server: one process or several alike, which are its replicas."""
+
+    address: Address | None = None
+    addresses: list[Address] | None = Field(None, min_length=1, max_length=1000)
+    dns: Address | None = Field(None, description="host:port; every address of the name is a replica")
+    kubernetes: KubernetesEntry | None = None
+    probe_period_s: float = Field(1.0, ge=0.1, le=60, description="between looks at a replica")
+    golden_period_s: float = Field(10.0, ge=0.1, le=3600, description="between golden probes of a replica")
+    slow_start_s: float = Field(5.0, ge=0, le=3600, description="until a new replica gets its whole share")
+    residency: ResidencyEntry | None = Field(None, description="load models on request, within a memory budget")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        places = (self.address, self.addresses, self.dns, self.kubernetes)
+        if sum(place is not None for place in places) != 1:
+            raise PydanticCustomError("place", "exactly one of address, addresses, dns and kubernetes is needed")
+        if self.addresses and len(set(self.addresses)) != len(self.addresses):
+            raise PydanticCustomError("twice", "an address stands in addresses twice")
+        return self
+
+    def fixed(self) -> frozenset[str]:
+        """Return the addresses that are written down."""
+        return frozenset(self.addresses or ([self.address] if self.address else []))
+
+    def timing(self) -> Timing:
+        """Return how often its replicas are looked at."""
+        return Timing(
+            probe_period_s=self.probe_period_s, golden_period_s=self.golden_period_s, slow_start_s=self.slow_start_s
+        )
 
 
 class UpstreamEntry(_Entry):
@@ -79,6 +121,8 @@ class TritonTarget(_Entry):
     server: str
     model: str = Field(min_length=1)
     prompt: PromptFormat = PromptFormat.PLAIN
+    affinity: Literal["none", "prefix"] = Field("none", description="prefix: chats that begin alike stay together")
+    golden: Path | None = Field(None, description="golden cases that replace the model's own; beside the catalogue")
 
 
 class OpenAITarget(_Entry):
@@ -89,11 +133,30 @@ class OpenAITarget(_Entry):
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
+class ObjectiveEntry(_Entry):
+    """What replicas are planned for: the share of requests that stays below so many seconds."""
+
+    kind: Kind = Kind.WAIT
+    quantile: float = Field(0.95, gt=0, lt=1)
+    seconds: float = Field(gt=0, le=3600)
+
+
 class QueueEntry(_Entry):
     """How many requests run at once and how many more may wait."""
 
     max_concurrent: int = Field(8, ge=1, le=10_000)
     max_waiting: int = Field(256, ge=0, le=100_000)
+    least_concurrent: int | None = Field(None, ge=1, description="the number is learned, from this to the most")
+
+    @model_validator(mode="after")
+    def _least_first(self) -> Self:
+        if self.least_concurrent is not None and self.least_concurrent > self.max_concurrent:
+            raise PydanticCustomError("least", "least_concurrent is more than max_concurrent")
+        return self
+
+    def limits(self) -> QueueLimits:
+        """Return them for the pool."""
+        return QueueLimits(self.max_concurrent, self.max_waiting, self.least_concurrent)
 
 
 class SamplingEntry(_Entry):
@@ -129,6 +192,7 @@ class ModelEntry(_Entry):
     openai: OpenAITarget | None = None
     context_tokens: int = Field(0, ge=0, le=100_000_000, description="0: unknown")
     queue: QueueEntry = QueueEntry()
+    objective: ObjectiveEntry | None = Field(None, description="none: 95 in 100 wait half a second at most")
     description: str = ""
     timeout_s: float = Field(60.0, gt=0, le=3600, description="for one request, its wait included")
     sampling: SamplingEntry = SamplingEntry()
@@ -151,7 +215,8 @@ class ModelEntry(_Entry):
             name=self.name,
             task=self.task,
             provider=Provider.TRITON if self.triton else Provider.OPENAI,
-            queue=QueueLimits(self.queue.max_concurrent, self.queue.max_waiting),
+            queue=self.queue.limits(),
+            objective=Objective(**dict(self.objective)) if self.objective else USUAL_OBJECTIVE,
             timeout_s=self.timeout_s,
             context_tokens=self.context_tokens,
             description=self.description,
@@ -180,12 +245,20 @@ class CatalogueFile(_Entry):
     upstreams: dict[str, UpstreamEntry] = {}
     models: list[ModelEntry] = Field(min_length=1)
 
+    def models_of(self, server: str) -> frozenset[str]:
+        """Return the models of a server, as it names them."""
+        return frozenset(each.triton.model for each in self.models if each.triton and each.triton.server == server)
+
     def moved(self, addresses: Mapping[str, str]) -> Self:
         """Return the catalogue with other addresses for some servers; raise CatalogueError for one it lacks."""
         unknown = [name for name in addresses if name not in self.servers]
         if unknown:
             raise CatalogueError(f'INFERENCE_SERVERS: no server "{unknown[0]}" is declared in the catalogue')
-        servers = self.servers | {name: ServerEntry(address=address) for name, address in addresses.items()}
+        moved = {
+            name: {"address": address, "addresses": None, "dns": None, "kubernetes": None}
+            for name, address in addresses.items()
+        }
+        servers = self.servers | {name: self.servers[name].model_copy(update=place) for name, place in moved.items()}
         return self.model_copy(update={"servers": servers})
 
 
@@ -199,7 +272,7 @@ def read_catalogue(path: Path) -> CatalogueFile:
         catalogue = CatalogueFile.model_validate(document)
     except ValidationError as error:
         raise CatalogueError(_lines(path, map(_line, error.errors()))) from error
-    mistakes = list(_mistakes(catalogue))
+    mistakes = [*_mistakes(catalogue), *_golden_mistakes(catalogue, path.parent)]
     if mistakes:
         raise CatalogueError(_lines(path, iter(mistakes)))
     return catalogue
@@ -219,6 +292,36 @@ def _mistakes(catalogue: CatalogueFile) -> Iterator[str]:
         for position, name in enumerate(entry.capabilities or ()):
             if name not in entry.possible():
                 yield f"models[{index}].capabilities[{position}]: {name[:100]!r} is not possible here"
+    yield from _residency_mistakes(catalogue)
+
+
+def _residency_mistakes(catalogue: CatalogueFile) -> Iterator[str]:
+    for server, each in catalogue.servers.items():
+        there = catalogue.models_of(server)
+        for name in (*each.residency.pinned, *each.residency.warm) if each.residency else ():
+            if name not in there:
+                yield f"servers.{server}.residency: no model of the server is named {name[:100]!r}"
+
+
+def read_golden_file(target: TritonTarget, folder: Path) -> str:
+    """Return the golden cases of a model as text, nothing where the catalogue has none; raise GoldenInvalid."""
+    if target.golden is None:
+        return ""
+    try:
+        text = (folder / target.golden).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GoldenInvalid(str(error)) from error
+    parse_golden(text)
+    return text
+
+
+def _golden_mistakes(catalogue: CatalogueFile, folder: Path) -> Iterator[str]:
+    for index, entry in enumerate(catalogue.models):
+        if entry.triton:
+            try:
+                read_golden_file(entry.triton, folder)
+            except GoldenInvalid as error:
+                yield f"models[{index}].triton.golden: {error}"
 
 
 def _lines(path: Path, mistakes: Iterator[str]) -> str:

@@ -75,6 +75,11 @@ class _Exchange:
         self._connection: Connection | None = None
         self._wait_s = upstream.patience.first_byte_s
         self._bytes_left = LARGEST_STREAM_BYTES
+        self._asked_s = 0.0
+
+    def took_s(self) -> float:
+        """Return the seconds since the request was sent."""
+        return time.monotonic() - self._asked_s
 
     async def begin(self, body: bytes, accept: str, now: Callable[[], float]) -> None:
         """Send the request; raise what an answer means that is not one of type `accept`."""
@@ -85,6 +90,7 @@ class _Exchange:
         except ConnectTimedOut as error:
             raise self._late(left_s, patience.connect_s, "take a connection") from error
         self._wait_s = wait_s = patience.first_byte_s if accept is EVENTS else patience.answer_s
+        self._asked_s = time.monotonic()  # the loop's clock stands still within a turn
         left_s = self._end - self._clock()
         try:
             head = await self._connection.request(host.written(body, _headers(accept)), min(left_s, wait_s))
@@ -190,7 +196,7 @@ class OpenAIGenerator:
         exchange = _Exchange(self._upstream, self._name, timeout_s)
         try:
             await exchange.begin(body, EVENTS, self._now)
-            answer, stream = StreamedAnswer(self._name, self._upstream_name, order), EventStream()
+            answer, stream = StreamedAnswer(self._name, self._upstream_name, order, exchange.took_s), EventStream()
             while not answer.complete:
                 chunk = await exchange.chunk()
                 if not chunk:
@@ -214,11 +220,12 @@ class OpenAIGenerator:
         try:
             await exchange.begin(body, JSON, self._now)
             raw = await exchange.whole(LARGEST_ANSWER_BYTES)
+            took_s = exchange.took_s()
         except HttpFailed as error:
             raise self._lost(error) from error
         finally:
             exchange.close()
-        return read_whole(self._name, self._upstream_name, order, raw)
+        return read_whole(self._name, self._upstream_name, order, raw, took_s)
 
     def _lost(self, error: HttpFailed) -> PenstockError:
         """Return what a connection means that did not come about or broke; addresses are not told."""

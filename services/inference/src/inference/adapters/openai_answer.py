@@ -2,6 +2,8 @@
 
 import logging
 import secrets
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -35,6 +37,11 @@ def failed(name: str, why: str) -> Unavailable:
     return Unavailable(f"{name}: the upstream {why}", reason=BACKEND_FAILED, retry_after_s=1.0)
 
 
+def untimed() -> float:
+    """Say that nobody looked at the clock."""
+    return 0.0
+
+
 class _Choice:
     """How far one of the n answers has come."""
 
@@ -49,8 +56,9 @@ class _Choice:
 class StreamedAnswer:
     """Collects what the events of one answer tell; `complete` once all of it is there."""
 
-    def __init__(self, name: str, upstream_name: str, order: Order) -> None:
-        """Take the model's name in the catalogue and at the upstream, and what was asked for."""
+    def __init__(self, name: str, upstream_name: str, order: Order, took_s: Callable[[], float] = untimed) -> None:
+        """Take the model's name in the catalogue and at the upstream, what was asked for, and who knows since when."""
+        self._took_s = took_s
         self.complete = False
         self._name = name
         self._upstream_name = upstream_name
@@ -90,7 +98,7 @@ class StreamedAnswer:
                 raise failed(self._name, "ended without a finish reason")
             if choice.finish_reason is FinishReason.TOOL_CALLS and not choice.calls:
                 raise failed(self._name, "spoke of tool calls and sent none")
-        return self._usage
+        return replace(self._usage, backend_s=self._took_s())
 
     def _begin(self, event: Any) -> Served:
         served = _served(event, self._upstream_name)
@@ -169,8 +177,11 @@ def _position(calls: list[tuple[Any, Any]], index: Any, call_id: Any) -> int | N
     return None
 
 
-def read_whole(name: str, upstream_name: str, order: Order, body: bytes) -> Answer:
-    """Return an answer that came in one JSON body; raise Unavailable when it is not one, or not all of it."""
+def read_whole(name: str, upstream_name: str, order: Order, body: bytes, took_s: float = 0.0) -> Answer:
+    """Return an answer that came in one JSON body; raise Unavailable when it is not one, or not all of it.
+
+    `took_s` is the seconds it took to come.
+    """
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -181,7 +192,7 @@ def read_whole(name: str, upstream_name: str, order: Order, body: bytes) -> Answ
             raise failed(name, "called an error a success")
         choices = sorted((_choice(name, each) for each in document.get("choices") or ()), key=lambda each: each.index)
         served = _served(document, upstream_name)
-        usage = read_usage(document.get("usage") or {})
+        usage = read_usage(document.get("usage") or {}, took_s)
     except (AttributeError, KeyError, TypeError) as error:
         raise failed(name, "sent a body of an unknown shape") from error
     if [choice.index for choice in choices] != list(range(order.sampling.n or 1)):
@@ -221,11 +232,11 @@ def read_reason(name: str, reason: Any) -> FinishReason:
     return REASONS[reason]
 
 
-def read_usage(usage: Any) -> Usage:
-    """Return the tokens; counts that cannot be are as good as none."""
+def read_usage(usage: Any, took_s: float = 0.0) -> Usage:
+    """Return the tokens, and the seconds they took; counts that cannot be are as good as none."""
     read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if not (_is_count(read) and _is_count(written)):
-        return Usage()
+        return Usage(backend_s=took_s)
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     reasoning = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens")
     return Usage(
@@ -234,6 +245,7 @@ def read_usage(usage: Any) -> Usage:
         reported=True,
         cached_input_tokens=min(cached, read) if _is_count(cached) else 0,
         reasoning_output_tokens=min(reasoning, written) if _is_count(reasoning) else 0,
+        backend_s=took_s,
     )
 
 

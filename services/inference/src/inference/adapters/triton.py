@@ -1,6 +1,8 @@
 """Reaches Triton over OIP gRPC: raw tensor calls, and whether a model is ready."""
 
+import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, Self
@@ -8,10 +10,22 @@ from typing import Any, Final, Self
 import grpc
 from google.protobuf.message import DecodeError
 from servicekit import telemetry
-from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
+from servicekit.errors import InvalidInput, NotFound, PenstockError, TimedOut, Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
-from inference.core.ports import BACKEND_FAILED, NOT_LOADED, ModelState
+from inference.adapters.triton_golden import GoldenInvalid, read_golden
+from inference.core.ports import (
+    BACKEND_FAILED,
+    DRAINING,
+    GOLDEN_INVALID,
+    LOADING,
+    NOT_LOADED,
+    QUEUE_FULL,
+    SILENT,
+    BackendLost,
+    ModelState,
+    NotServing,
+)
 
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 CHANNEL_OPTIONS: Final = (
@@ -25,6 +39,8 @@ CHANNEL_OPTIONS: Final = (
 SERVICE: Final = "/inference.GRPCInferenceService/"
 REAL_CODES: Final = ("triton_grpc_error", "true")
 """Without this a failed stream carries a text and no status."""
+UNKNOWN_VERSION: Final = re.compile(r"^Request for unknown model: '.*' version (\d+) is not found")
+NAMED_VERSION: Final = re.compile(r"^Request for unknown model: '.*' version \d+ ")
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +52,14 @@ class TritonServer:
 
     async def __aenter__(self) -> Self:
         """Open the connection."""
+        return self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connection; calls that still run fail."""
+        await self.close()
+
+    def open(self) -> Self:
+        """Open the connection; it is there when it is first needed."""
         channel: Any = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
         self._channel = channel
         self.infer = channel.unary_unary(f"{SERVICE}ModelInfer")
@@ -43,11 +67,18 @@ class TritonServer:
         self.metadata = channel.unary_unary(f"{SERVICE}ModelMetadata")
         self.config = channel.unary_unary(f"{SERVICE}ModelConfig")
         self.ready = channel.unary_unary(f"{SERVICE}ModelReady")
+        self.index = channel.unary_unary(f"{SERVICE}RepositoryIndex")
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
         """Close the connection; calls that still run fail."""
         await self._channel.close(grace=None)
+
+    async def reset(self) -> None:
+        """Give a connection up that has fallen silent, and open another; calls that still run fail as if it broke."""
+        silent = self._channel
+        self.open()
+        await silent.close(grace=None)
 
     async def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """Yield the serialised responses to one request over a stream of its own; leaving cancels it."""
@@ -57,6 +88,10 @@ class TritonServer:
             await call.done_writing()
             async for response in call:
                 yield response
+        except asyncio.CancelledError as error:
+            if not given_up():
+                raise
+            raise lost("the model") from error
         finally:
             call.cancel()
 
@@ -102,34 +137,84 @@ class TritonTensors:
             response: bytes = await method(request + self._ask, timeout=timeout_s, metadata=trace_metadata())
         except grpc.aio.AioRpcError as error:
             raise translate(error, self._name) from error
+        except asyncio.CancelledError as error:
+            if not given_up():
+                raise
+            raise lost(self._name) from error
         return response + suffix
 
 
 class TritonProber:
-    """Looks whether a model is loaded, and reads version and digest out of its configuration."""
+    """Looks whether a model is loaded, and reads version, digest and golden cases out of its configuration."""
 
-    def __init__(self, server: TritonServer, triton_name: str) -> None:
+    def __init__(self, server: TritonServer, triton_name: str, golden: str = "", *, writes: bool = False) -> None:
+        """Take the server, the model's name there, golden cases that replace its own, and whether it writes text."""
         self._server = server
+        self._name = triton_name
+        self._golden = golden
+        self._writes = writes
         self._ready = oip.ModelReadyRequest(name=triton_name).SerializeToString()
         self._config = oip.ModelConfigRequest(name=triton_name).SerializeToString()
+        self._index = oip.RepositoryIndexRequest().SerializeToString()
+        self._read = b"", ModelState(ready=False)
 
     async def probe(self, timeout_s: float) -> ModelState:
-        """Return the state; `version` and `digest` are the builder's parameters in config.pbtxt."""
+        """Return the state; version, digest and golden are the builder's parameters in config.pbtxt."""
         try:
             answer = await self._server.ready(self._ready, timeout=timeout_s)
             if not oip.ModelReadyResponse.FromString(answer).ready:
-                return ModelState(ready=False, reason=NOT_LOADED)
-            config = oip.ModelConfigResponse.FromString(await self._server.config(self._config, timeout=timeout_s))
+                return ModelState(ready=False, reason=await self._why(timeout_s))
+            config: bytes = await self._server.config(self._config, timeout=timeout_s)
+            return self._state(config)
         except grpc.aio.AioRpcError as error:
-            return ModelState(ready=False, reason=_reason(error))
+            silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return ModelState(ready=False, reason=_reason(error), detail=SILENT if silent else "")
+        except asyncio.CancelledError:
+            if not given_up():
+                raise
+            return ModelState(ready=False, reason=BACKEND_FAILED)
         except DecodeError:
             return ModelState(ready=False, reason=BACKEND_FAILED)
-        parameters = config.config.parameters
-        return ModelState(
-            ready=True,
-            version=parameters["version"].string_value if "version" in parameters else "",
-            digest=_digest(parameters["digest"].string_value) if "digest" in parameters else "",
+
+    def _state(self, message: bytes) -> ModelState:
+        """Return what a configuration says; an unchanged one is not read again, and keeps its golden cases."""
+        known, state = self._read
+        if message != known:
+            state = self._described(oip.ModelConfigResponse.FromString(message).config)
+            self._read = message, state
+        return state
+
+    def _described(self, config: Any) -> ModelState:
+        parameters = {name: value.string_value for name, value in config.parameters.items()}
+        version, digest = parameters.get("version", ""), _digest(parameters.get("digest", ""))
+        text = self._golden or parameters.get("golden", "")
+        try:
+            golden = read_golden(text, config, writes=self._writes) if text else None
+        except GoldenInvalid as error:
+            log.warning("the golden cases of %s cannot be used: %s", self._name, error)
+            return ModelState(False, GOLDEN_INVALID, version, digest, detail=str(error))
+        return ModelState(True, "", version, digest, golden)
+
+    async def _why(self, timeout_s: float) -> str:
+        """Tell a model that is being loaded from one that is not."""
+        try:
+            index = oip.RepositoryIndexResponse.FromString(await self._server.index(self._index, timeout=timeout_s))
+        except grpc.aio.AioRpcError:
+            return NOT_LOADED  # the repository's calls may be closed to us
+        return (
+            LOADING if any(each.name == self._name and each.state == "LOADING" for each in index.models) else NOT_LOADED
         )
+
+
+def given_up() -> bool:
+    """Tell, when a call was cancelled, whether the connection was given up; else who waits for the answer gave up."""
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
+
+
+def lost(name: str) -> BackendLost:
+    """Return what a call failed with whose connection was given up."""
+    return BackendLost(f"the server of {name} is silent", retry_after_s=1.0)
 
 
 def translate(error: grpc.aio.AioRpcError, name: str) -> PenstockError:
@@ -139,13 +224,20 @@ def translate(error: grpc.aio.AioRpcError, name: str) -> PenstockError:
         return TimedOut(f"{name} did not answer in time")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.OUT_OF_RANGE):
         return InvalidInput(details)
+    version = UNKNOWN_VERSION.search(details)
+    if version:
+        return NotFound(f"{name} has no version {version[1]}", reason="version_not_found", field="model_version")
     reason = _reason(error)
     if reason == BACKEND_FAILED:
         # a server that cannot be reached is told once, by the prober, and not by every call that misses it
         level = logging.DEBUG if code is grpc.StatusCode.UNAVAILABLE else logging.WARNING
         log.log(level, "triton failed on %s: %s: %s", name, code.name, details)
-        return Unavailable(f"the server of {name} failed", reason=reason, retry_after_s=1.0)
-    return Unavailable(f"{name}: {reason.replace('_', ' ')}", reason=reason, retry_after_s=1.0)
+        kind = BackendLost if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED) else Unavailable
+        return kind(f"the server of {name} failed", reason=reason, retry_after_s=1.0)
+    # a caller who names a version that is not loaded says nothing about the others
+    absent = reason in (NOT_LOADED, DRAINING) and not NAMED_VERSION.search(details)
+    kind = NotServing if absent else Unavailable
+    return kind(f"{name}: {reason.replace('_', ' ')}", reason=reason, retry_after_s=1.0)
 
 
 def trace_metadata() -> tuple[tuple[str, str], ...]:
@@ -157,9 +249,11 @@ def trace_metadata() -> tuple[tuple[str, str], ...]:
 def _reason(error: grpc.aio.AioRpcError) -> str:
     details = error.details() or ""
     if "Exceeds maximum queue size" in details:
-        return "queue_full"
+        return QUEUE_FULL
     if "Request timeout expired" in details:
         return "queue_timeout"
+    if "Server is stopping" in details:
+        return DRAINING
     absent = error.code() is grpc.StatusCode.NOT_FOUND or "Request for unknown model" in details
     return NOT_LOADED if absent or "is not ready" in details else BACKEND_FAILED
 

@@ -1,11 +1,13 @@
 """Generates text with a Triton model that speaks the tensors of Triton's vLLM backend."""
 
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 import grpc
 import orjson
+from google.protobuf.message import DecodeError
 from servicekit.errors import Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
@@ -64,6 +66,8 @@ class TritonGenerator:
                         return
         except grpc.aio.AioRpcError as error:
             raise translate(error, self._name) from error
+        except DecodeError as error:
+            raise answer.unreadable() from error
         raise answer.broken_off()
 
     async def complete(self, order: Order, timeout_s: float) -> Answer:
@@ -85,6 +89,7 @@ class _Answer:
 
     def __init__(self, name: str, stops: Sequence[str]) -> None:
         self.complete = False
+        self._asked_s = time.monotonic()
         self._stop = StopFilter(stops)
         self._name = name
         self._begun = False
@@ -119,6 +124,10 @@ class _Answer:
         """Return what a stream means that ended before the answer did."""
         return self._failed("the stream ended without a finish reason")
 
+    def unreadable(self) -> Unavailable:
+        """Return what a response means that is no message of OIP."""
+        return self._failed("its response cannot be read")
+
     def _ended(self) -> FinishReason:
         """Return why the answer ended; raise Unavailable when the model never told."""
         if self._reason is None:
@@ -126,7 +135,8 @@ class _Answer:
         return self._reason
 
     def _usage(self) -> Usage:
-        return Usage(self._input_tokens or 0, self._output_tokens, reported=self._input_tokens is not None)
+        took_s, reported = time.monotonic() - self._asked_s, self._input_tokens is not None
+        return Usage(self._input_tokens or 0, self._output_tokens, reported=reported, backend_s=took_s)
 
     def _read_end(self, outputs: dict[str, bytes]) -> None:
         if "num_input_tokens" in outputs:

@@ -56,7 +56,8 @@ def write_end(usage: Usage) -> pb.GenerationFinished:
             reported=usage.reported,
             cached_input_tokens=usage.cached_input_tokens,
             reasoning_output_tokens=usage.reasoning_output_tokens,
-        )
+        ),
+        backend_s=usage.backend_s,
     )
 
 

@@ -17,6 +17,7 @@ from inference.core.answer import Served
 from inference.core.catalogue import Price, Task
 from inference.core.pool import Pool
 from inference.core.served_model import ServedModel
+from inference.core.versioned_pool import VersionedPool
 
 TASKS: Final = {
     Task.GENERATE: pb.MODEL_TASK_GENERATE,
@@ -28,7 +29,7 @@ TASKS: Final = {
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
     """Serves generation and the list of models."""
 
-    def __init__(self, pool: Pool, loaded_at: datetime) -> None:
+    def __init__(self, pool: Pool | VersionedPool, loaded_at: datetime) -> None:
         """Take the pool and when its catalogue was loaded."""
         self._pool = pool
         self._loaded_at = Timestamp()
@@ -71,7 +72,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         return pb.ServedModel(
             model=name,
             version=told.version,
-            digest=served.state.digest,
+            digest=told.digest or served.state.digest,
             provider=served.model.provider.value,
             region=served.model.region,
             response_id=told.response_id,
@@ -79,7 +80,8 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         )
 
     def _model(self, served: ServedModel) -> pb.Model:
-        model, state = served.model, served.state
+        model = served.model
+        state = self._pool.state(model.name)
         return pb.Model(
             name=model.name,
             task=TASKS[model.task],
@@ -106,7 +108,7 @@ def _price(price: Price | None) -> pb.Price | None:
     )
 
 
-def inference_service(pool: Pool, loaded_at: datetime) -> Service:
+def inference_service(pool: Pool | VersionedPool, loaded_at: datetime) -> Service:
     """Return the typed service as servicekit serves it; whoever may embed may look at the catalogue."""
     return Service(
         "penstock.inference.v1.InferenceService",

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as oip
 
 from inference.core.catalogue import Task
 from inference.core.pool import Pool
+from inference.core.versioned_pool import VersionedPool
 
 SERVICE: Final = "inference.GRPCInferenceService"
 VERSION: Final = "1"
@@ -20,7 +21,7 @@ VERSION: Final = "1"
 class TensorServicer:
     """Serves the calls of OIP that a pool can answer."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool | VersionedPool) -> None:
         self._pool = pool
 
     async def ServerLive(self, _request: oip.ServerLiveRequest, _context: Any) -> oip.ServerLiveResponse:
@@ -37,7 +38,7 @@ class TensorServicer:
 
     async def ModelReady(self, request: oip.ModelReadyRequest, _context: Any) -> oip.ModelReadyResponse:
         """Say whether a model would serve a request."""
-        return oip.ModelReadyResponse(ready=self._pool.find(request.name).state.ready)
+        return oip.ModelReadyResponse(ready=self._pool.state(request.name).ready)
 
     async def ModelMetadata(self, request: bytes, _context: Any) -> bytes:
         """Return what goes into a model and what comes out."""
@@ -91,7 +92,7 @@ def _add(servicer: TensorServicer, server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
 
 
-def tensor_service(pool: Pool) -> Service:
+def tensor_service(pool: Pool | VersionedPool) -> Service:
     """Return OIP as servicekit serves it.
 
     Health and descriptions are open, as services ask for them before anybody calls. To run a model takes a scope that

@@ -1,132 +1,161 @@
-"""The bounded queue in front of a model: so many run, so many wait, in the order they came."""
+"""The bounded queue in front of a model: who runs, who waits and in which order, and who is refused at once."""
 
 import asyncio
+import math
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from servicekit.errors import Unavailable
+from servicekit.errors import TimedOut, Unavailable
+from servicekit.load.concurrency_limit import USUAL_PACE, Pace
+from servicekit.load.counts import Counts
+from servicekit.load.lane import Lane, Shared, Slot, Why
+from servicekit.load.priority import Priority
+from servicekit.load.room import make_room
 
 from inference.core.catalogue import QueueLimits
+from inference.core.measures import LIMIT, REFUSED
 
-LONGEST_RETRY_AFTER_S: Final = 60.0
-SMOOTHING: Final = 0.1
+USUAL: Final = 0.9
+"""A request waits while it has the time left that nine of ten answers take: work begun for nothing is lost to all."""
+
+FOREVER: Final = dict.fromkeys(Priority, math.inf)
+"""How long each class waits: its deadline alone bounds it. The gateway's classes have bounds of their own."""
+
+LATE: Final = {Why.TOO_LONG, Why.LATE}
+DRAINING_RETRY_S: Final = 1.0
+
+Asker = Callable[[], tuple[str, Priority]]
+"""Tells for which tenant the request at hand is, and how important it is."""
+
+
+def nobody() -> tuple[str, Priority]:
+    """Return the one tenant there is where callers are not told apart."""
+    return "", Priority.STANDARD
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePolicy:
+    """The bounds of a model's queue, as a lane takes them; a limit that can move begins at its highest."""
+
+    least_running: int
+    most_running: int
+    first_running: int
+    waiting: Mapping[Priority, int] = field(default_factory=dict)
+
+
+class QueueReporter:
+    """Tells callers and metrics what becomes of requests that ask for a slot of one model."""
+
+    __slots__ = ("_model", "draining")
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self.draining = False
+
+    def refusal(self, slot: Slot, why: Why, _left_s: float, retry_after_s: float) -> Unavailable:
+        """Return Unavailable with reason draining, queue_timeout or queue_full; count it."""
+        if self.draining:
+            reason, message, retry_after_s = "draining", "the pool is shutting down", DRAINING_RETRY_S
+        elif why in LATE:
+            reason, message = "queue_timeout", f"no slot of {self._model} comes free in time"
+        else:
+            reason, message = "queue_full", f"the queue of {self._model} is full"
+        REFUSED.labels(self._model, slot.priority.label, reason).inc()
+        return Unavailable(message, reason=reason, retry_after_s=retry_after_s)
+
+    def waited(self, slot: Slot, seconds: float) -> None:
+        """Nothing: the wait of every request is measured, whether it had to wait or not."""
+
+    def limit_is(self, route: str, limit: int) -> None:
+        """Show the limit."""
+        LIMIT.labels(route).set(limit)
 
 
 class Admission:
-    """Hands out the slots of one model, first come, first served."""
+    """Hands out the slots of one model: the more important first, and inside a class each tenant its fair part.
 
-    def __init__(self, model: str, limits: QueueLimits, clock: Callable[[], float] = time.monotonic) -> None:
+    How many there are is learned from latency where the limits leave room for it. One per model and event loop.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        limits: QueueLimits,
+        asker: Asker = nobody,
+        clock: Callable[[], float] = time.monotonic,
+        pace: Pace = USUAL_PACE,
+    ) -> None:
         self._model = model
-        self._limits = limits
-        self._clock = clock
-        self._running = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._mean_hold_s = 0.0
-        self._draining = False
+        self._asker = asker
+        self._counts = Counts(limits.max_waiting)
+        self._reporter = QueueReporter(model)
+        shared = Shared(
+            clock,
+            _no_deadline,
+            pace,
+            self._counts,
+            self._make_room,
+            self._reporter,
+            longest_wait_s=FOREVER,
+            usual=USUAL,
+        )
+        most = limits.max_concurrent
+        waiting = dict.fromkeys(Priority, limits.max_waiting)
+        self._lane = Lane(model, QueuePolicy(limits.least_concurrent or most, most, most, waiting), shared)
 
     @property
     def running(self) -> int:
         """How many hold a slot."""
-        return self._running
+        return self._lane.in_flight
 
     @property
     def waiting(self) -> int:
         """How many wait for one."""
-        return len(self._waiting)
+        return self._lane.queue.waiting
 
-    def slot(self, wait_s: float) -> "Slot":
-        """Hold a slot inside an `async with`, after waiting for it at most `wait_s` seconds; raise as `enter` does."""
-        return Slot(self, wait_s)
+    @property
+    def limit(self) -> int:
+        """How many slots there are now."""
+        return self._lane.limiter.limit
 
-    async def enter(self, wait_s: float) -> float:
-        """Take a slot, after waiting for it at most `wait_s` seconds; return the moment, which `leave` is to be told.
+    async def enter(self, wait_s: float) -> Slot:
+        """Take a slot for a request that has to be answered in `wait_s` seconds; return it, for `leave`.
 
-        Raises Unavailable with reason queue_full, queue_timeout or draining, and when a retry may do.
+        Raises Unavailable with reason queue_full, queue_timeout (at once, when the wait and the work would take longer)
+        or draining, and when a retry may do; TimedOut when no time is left.
         """
-        if self._draining:
-            raise self._refused()
-        if self._running < self._limits.max_concurrent:
-            self._running += 1
-        else:
-            await self._wait(wait_s)
-        return self._clock()
+        tenant, priority = self._asker()
+        lane = self._lane
+        slot = Slot(lane, tenant, priority)
+        if self._reporter.draining:
+            raise self._reporter.refusal(slot, Why.FULL, wait_s, DRAINING_RETRY_S)
+        if wait_s <= 0.0:
+            raise TimedOut(f"the time for {self._model} was over before it could start")
+        if not lane.enter(slot, wait_s):
+            await lane.wait(slot, wait_s)
+        return slot
 
-    def leave(self, entered: float) -> None:
-        """Give back a slot that was taken at the moment `entered`."""
-        self._mean_hold_s += SMOOTHING * (self._clock() - entered - self._mean_hold_s)
-        self._pass_on()
+    def leave(self, slot: Slot, error: BaseException | None = None) -> None:
+        """Give a slot back, and learn from how it went."""
+        if isinstance(error, GeneratorExit):
+            error = asyncio.CancelledError()
+        if isinstance(error, (TimedOut, asyncio.CancelledError)):
+            self._lane.gave_up(slot)  # else only quick answers would say how long answers take
+        self._lane.leave(slot, error, slot.answered)
 
     def drain(self) -> None:
         """Refuse whoever waits and whoever comes from now on; those who run are left alone."""
-        self._draining = True
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(self._refused())
+        self._reporter.draining = True
+        queue = self._lane.queue
+        for priority in Priority:
+            while queue.waiting_in(priority):
+                self._lane.shed(queue.newest(priority))
 
-    async def _wait(self, wait_s: float) -> None:
-        if len(self._waiting) >= self._limits.max_waiting:
-            raise Unavailable(
-                f"the queue of {self._model} is full", reason="queue_full", retry_after_s=self._retry_after_s()
-            )
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout(wait_s):
-                await turn
-        except TimeoutError as error:
-            self._give_up(turn)
-            raise Unavailable(
-                f"no slot of {self._model} came free in time",
-                reason="queue_timeout",
-                retry_after_s=self._retry_after_s(),
-            ) from error
-        except asyncio.CancelledError:
-            self._give_up(turn)
-            raise
-
-    def _give_up(self, turn: asyncio.Future[None]) -> None:
-        """Leave the queue; a slot that was handed over in the same moment goes to the next."""
-        if turn in self._waiting:
-            self._waiting.remove(turn)
-        elif not turn.cancelled() and turn.exception() is None:
-            self._pass_on()
-
-    def _pass_on(self) -> None:
-        """Give the slot to who has waited longest, or put it back."""
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._running -= 1
-
-    def _retry_after_s(self) -> float:
-        """Estimate when a slot is free for one more: those ahead, each as long as the latest ones took."""
-        ahead = len(self._waiting) + 1
-        return min(max(1.0, ahead * self._mean_hold_s / self._limits.max_concurrent), LONGEST_RETRY_AFTER_S)
-
-    def _refused(self) -> Unavailable:
-        return Unavailable("the pool is shutting down", reason="draining", retry_after_s=1.0)
+    def _make_room(self, lane: Lane, newcomer: Slot) -> bool:
+        return make_room((lane,), self._counts, lane, newcomer)
 
 
-class Slot:
-    """A slot held inside an `async with`; a class, because a generator would cost each request twice as much."""
-
-    __slots__ = ("_admission", "_entered", "_wait_s")
-
-    def __init__(self, admission: Admission, wait_s: float) -> None:
-        """Take whose slot it is and how long to wait for it."""
-        self._admission = admission
-        self._wait_s = wait_s
-        self._entered = 0.0
-
-    async def __aenter__(self) -> None:
-        """Wait for the slot."""
-        self._entered = await self._admission.enter(self._wait_s)
-
-    async def __aexit__(self, *_: object) -> None:
-        """Give the slot back."""
-        self._admission.leave(self._entered)
+def _no_deadline() -> None:
+    return None

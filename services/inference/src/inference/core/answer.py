@@ -1,7 +1,7 @@
 """What comes back from a model: the pieces of an answer as they come, or all of it at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from inference.core.conversation import ToolCall, Turn
@@ -18,22 +18,30 @@ class FinishReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the backend counted them, cached and reasoning ones included; `reported` is False when it did not."""
+    """Tokens as the backend counted them, cached and reasoning ones included; `reported` is False when it did not.
+
+    `backend_s` is how long it took, in seconds, from being asked to the last of its answer.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     reported: bool = False
     cached_input_tokens: int = 0
     reasoning_output_tokens: int = 0
+    backend_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the backend says of itself; empty where it says nothing. `version` is its own name of the model."""
+    """What the backend says of itself; empty where it says nothing. `version` is its own name of the model.
+
+    Where a registered version was chosen, `version` and `digest` are that one's.
+    """
 
     version: str
     response_id: str = ""
     system_fingerprint: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from inference.core.capabilities import PLAIN
+from inference.core.capacity import USUAL_OBJECTIVE, Objective
 from inference.core.generation import Sampling
 
 
@@ -24,10 +25,14 @@ class Provider(Enum):
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """How many requests of a model run at once, and how many more may wait."""
+    """How many requests of a model run at once, and how many more may wait.
+
+    With a `least_concurrent` the number that run is learned from latency, between that and `max_concurrent`.
+    """
 
     max_concurrent: int
     max_waiting: int
+    least_concurrent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +58,4 @@ class Model:
     region: str = ""
     capabilities: frozenset[str] = PLAIN
     price: Price | None = None
+    objective: Objective = USUAL_OBJECTIVE

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final
 
 from servicekit.errors import InvalidInput, NotFound
 from servicekit.telemetry import Kind, Span, genai, span
@@ -15,10 +14,8 @@ from inference.core.capabilities import refuse_beyond
 from inference.core.catalogue import Model, Provider, Task
 from inference.core.generation import Order, Sampling
 from inference.core.measures import Measures
-from inference.core.ports import Generator, TensorRunner
+from inference.core.ports import Generator, ModelState, TensorRunner
 from inference.core.served_model import ServedModel
-
-PROBE_PERIOD_S: Final = 1.0
 
 
 class Pool:
@@ -38,19 +35,24 @@ class Pool:
             raise NotFound(f"there is no model {name[:200]!r}", reason="model_not_found", field="model")
         return served
 
+    def state(self, name: str) -> ModelState:
+        """Return whether a model would serve now; raise NotFound."""
+        return self.find(name).state
+
     async def generate(self, name: str, order: Order) -> AsyncGenerator[Piece, None]:
         """Write an answer; closing the generator stops the backend.
 
         Raises NotFound, InvalidInput (a model that cannot do what is asked: reason unsupported_parameter), Unavailable
-        (queue_full, queue_timeout, not_loaded, draining, rate_limited, backend_failed) or TimedOut.
+        (queue_full, queue_timeout, not_loaded, loading, draining, rate_limited, backend_failed) or TimedOut.
         """
         served, writer, checked = self._writer(name, order)
         start = time.monotonic()
-        async with served.admitted() as left_s:
+        admitted = served.admitted()
+        async with admitted as left_s:
             attributes = _chat_attributes(served.model, checked.sampling, streaming=True)
             with span(f"chat {name}", Kind.CLIENT, attributes) as opened:
                 async with aclosing(writer.generate(checked, left_s)) as pieces:
-                    recorder = _Recorder(served.measures, opened, start)
+                    recorder = _Recorder(served.measures, opened, start, admitted.first_text)
                     async for piece in pieces:
                         recorder.record(piece)
                         yield piece
@@ -100,11 +102,9 @@ class Pool:
 
     async def watch(self) -> None:
         """Keep the models' states up to date, until cancelled."""
-        while True:
-            async with asyncio.TaskGroup() as probes:
-                for served in self._models.values():
-                    probes.create_task(served.probe())
-            await asyncio.sleep(PROBE_PERIOD_S)
+        async with asyncio.TaskGroup() as watchers:
+            for served in self._models.values():
+                watchers.create_task(served.watch())
 
     def drain(self) -> None:
         """Refuse what waits and what comes; what runs is left to end."""
@@ -133,11 +133,15 @@ class Pool:
 class _Recorder:
     """Puts what an answer tells on its span and into the metrics."""
 
-    def __init__(self, measures: Measures, opened: Span, start: float) -> None:
+    def __init__(
+        self, measures: Measures, opened: Span, start: float, on_first_text: Callable[[], None] | None = None
+    ) -> None:
         self._measures = measures
         self._span = opened
         self._start = start
+        self._on_first_text = on_first_text
         self._waits_for_text = True
+        self._first_s = 0.0
         self._reasons: list[str] = []
 
     def record(self, piece: Piece) -> None:
@@ -147,7 +151,10 @@ class _Recorder:
         if self._waits_for_text and any(each.text or each.tool_calls or each.refusal for each in piece.deltas):
             self._waits_for_text = False
             first_s = time.monotonic() - self._start
-            self._measures.first_token_s.observe(first_s)
+            self._measures.first_text(first_s)
+            self._first_s = first_s
+            if self._on_first_text is not None:
+                self._on_first_text()
             self._span.set(genai.RESPONSE_TIME_TO_FIRST_CHUNK, first_s)
         for delta in piece.deltas:
             if delta.finish_reason is not None:
@@ -171,6 +178,9 @@ class _Recorder:
             self._span.set(genai.USAGE_OUTPUT_TOKENS, usage.output_tokens)
             self._measures.input_tokens.inc(usage.input_tokens)
             self._measures.output_tokens.inc(usage.output_tokens)
+            if not self._waits_for_text and usage.output_tokens > 1:
+                since_s = time.monotonic() - self._start - self._first_s
+                self._measures.token_every(since_s / (usage.output_tokens - 1))
 
 
 def _chat_attributes(model: Model, sampling: Sampling, *, streaming: bool) -> dict[str, str | int | float | bool]:

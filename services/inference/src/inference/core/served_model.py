@@ -1,21 +1,17 @@
 """A model of the catalogue as it is served: its queue, its state, its numbers, and what runs it."""
 
 import asyncio
-import logging
 import time
-from dataclasses import replace
-from typing import Final
 
 from servicekit import deadline
 from servicekit.errors import PenstockError, TimedOut
+from servicekit.load.lane import Slot
 
-from inference.core.admission import Admission
+from inference.core.admission import Admission, Asker, nobody
 from inference.core.catalogue import Model
 from inference.core.measures import Measures
-from inference.core.ports import Generator, ModelState, Prober, TensorRunner
-
-PROBE_TIMEOUT_S: Final = 3.0
-log = logging.getLogger(__name__)
+from inference.core.ports import Generator, ModelState, TensorRunner
+from inference.core.replicas import Replicas
 
 
 class ServedModel:
@@ -27,32 +23,35 @@ class ServedModel:
         *,
         generator: Generator | None = None,
         tensors: TensorRunner | None = None,
-        prober: Prober | None = None,
+        replicas: Replicas | None = None,
         state: ModelState | None = None,
+        asker: Asker = nobody,
     ) -> None:
-        """Take the entry and what it can do; `state` is what is known without a prober."""
+        """Take the entry, what runs it, and the replicas below that; `state` is what is known without replicas."""
         self.model = model
         self.generator = generator
         self.tensors = tensors
-        self.prober = prober
-        self.queue = Admission(model.name, model.queue)
+        self.replicas = replicas
+        self.queue = Admission(model.name, model.queue, asker)
         self.measures = Measures(model.name)
         self.measures.in_flight.set_function(lambda: self.queue.running)
         self.measures.waiting.set_function(lambda: self.queue.waiting)
         self.state = state or ModelState(ready=False, reason="not_probed")
         self.measures.ready.set(self.state.ready)
+        if replicas is not None:
+            replicas.changed = self._follow
+            self._follow()
 
-    async def probe(self) -> None:
-        """Ask the backend for the model's state and log when it changes; version and digest outlast its absence."""
-        if self.prober is None:
-            return
-        state = await self.prober.probe(PROBE_TIMEOUT_S)
-        if not state.ready:
-            state = replace(state, version=self.state.version, digest=self.state.digest)
-        if state != self.state:
-            log.info("model %s is %s", self.model.name, "ready" if state.ready else f"not ready: {state.reason}")
-        self.state = state
-        self.measures.ready.set(state.ready)
+    def _follow(self) -> None:
+        """Take over the state of the replicas."""
+        assert self.replicas is not None, "only replicas call this"
+        self.state = self.replicas.state
+        self.measures.ready.set(self.state.ready)
+
+    async def watch(self) -> None:
+        """Keep the state up to date, until cancelled."""
+        if self.replicas is not None:
+            await self.replicas.watch()
 
     def allowed_s(self) -> float:
         """Return the seconds a request may take from now on: the model's bound, or what is left of the deadline."""
@@ -67,18 +66,20 @@ class ServedModel:
 class Admitted:
     """A request that holds a slot of its model, and is counted; a class for the sake of speed."""
 
-    __slots__ = ("_entered", "_served", "_start")
+    __slots__ = ("_began", "_beside", "_entered", "_served", "_start")
 
     def __init__(self, served: ServedModel) -> None:
         """Take the model."""
         self._served = served
-        self._start = time.monotonic()
-        self._entered: float | None = None
+        self._start = self._began = time.monotonic()
+        self._beside = 0
+        self._entered: Slot | None = None
 
     async def __aenter__(self) -> float:
         """Wait for a slot and return the seconds left; raise TimedOut when there are none, so that nothing starts."""
         served = self._served
         allowed_s = served.allowed_s()
+        served.measures.arrived(self._start)
         try:
             self._entered = await served.queue.enter(allowed_s)
             return self._left_s(allowed_s)
@@ -90,9 +91,16 @@ class Admitted:
         """Give the slot back."""
         self._end(error)
 
+    def first_text(self) -> None:
+        """Say that the answer has begun: the latency of a stream is that of its first text."""
+        if self._entered is not None:
+            self._entered.first_byte()
+
     def _left_s(self, allowed_s: float) -> float:
-        waited_s = time.monotonic() - self._start
-        self._served.measures.queue_wait_s.observe(waited_s)
+        self._began = time.monotonic()
+        self._beside = self._served.queue.running
+        waited_s = self._began - self._start
+        self._served.measures.began(self._began, waited_s)
         if waited_s >= allowed_s:
             raise TimedOut(f"the time for {self._served.model.name} was over before it could start")
         return allowed_s - waited_s
@@ -100,9 +108,12 @@ class Admitted:
     def _end(self, error: BaseException | None) -> None:
         served = self._served
         if self._entered is not None:
-            served.queue.leave(self._entered)
-        served.measures.duration_s.observe(time.monotonic() - self._start)
-        if isinstance(error, PenstockError):
+            served.queue.leave(self._entered, error)
+        now_s = time.monotonic()
+        served.measures.duration_s.observe(now_s - self._start)
+        if error is None:
+            served.measures.answered(self._beside, now_s - self._began)
+        elif isinstance(error, PenstockError):
             served.measures.failed(error.reason)
         elif isinstance(error, asyncio.CancelledError | GeneratorExit):
             served.measures.failed("cancelled")
