@@ -62,8 +62,9 @@ types: $(STATE)/stamps/venv ## Check types
 imports: $(STATE)/stamps/venv ## Check who may import whom
 	@$(RUN)/lint-imports
 
-protos-check: $(STATE)/stamps/venv $(BUF) ## Check the protos and that their generated code is up to date
+protos-check: $(STATE)/stamps/venv $(BUF) ## Check the protos, that they break no older caller, and that their generated code is up to date
 	@$(BUF) lint protos
+	@$(BUF) breaking protos --against protos/baseline.binpb
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python protos/generate.py --check
 
 # --- measure it ---
@@ -75,13 +76,16 @@ eval: setup ## Measure answers on a SQuAD-format file: make eval DATA=path/to/fi
 	@$(RUN)/python platform-tests/evaluate.py $(DATA)
 
 # --- change it ---
-.PHONY: fix protos locks
+.PHONY: fix protos protos-baseline locks
 fix: $(STATE)/stamps/venv ## Format the code and mend what can be mended
 	@$(RUN)/ruff check --fix $(CODE) || true
 	@$(RUN)/ruff format $(CODE)
 
 protos: $(STATE)/stamps/venv ## Generate code from the protos
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python protos/generate.py
+
+protos-baseline: $(BUF) ## Take the protos as they are for what later ones may not break; a release does
+	@$(BUF) build protos --exclude-source-info -o protos/baseline.binpb
 
 locks: $(UV) ## Resolve dependencies anew and write requirements/*.lock
 	@deploy/local/lock $(UV) $(SERVICES)

@@ -1,9 +1,10 @@
 """Real books over fakes of what is outside, models that do as a script says, and accounts of one subject."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from gateway.adapters.journal import FileJournal
@@ -37,7 +38,8 @@ CARDS = (
     ModelCard("second", Task.GENERATE, "triton", "eu", price=PRICE, context_tokens=8_000),
     ModelCard("third", Task.GENERATE, "triton", "us"),
     ModelCard("aardvark", Task.EMBED, "triton", "us", price=PRICE),
-    ModelCard("encoder", Task.EMBED, "triton", "eu", price=PRICE),
+    ModelCard("encoder", Task.EMBED, "triton", "eu", price=PRICE, digest="sha256:1"),
+    ModelCard("twin", Task.EMBED, "triton", "us", digest="sha256:1"),
     ModelCard("matrix", Task.TENSOR, "triton", "eu"),
 )
 OPEN = AdmissionPolicy(256, 512, 256, dict.fromkeys(Priority, 256))
@@ -54,14 +56,30 @@ def account(limits: Limits = UNLIMITED, **changes: Any) -> Account:
 class Desk:
     """The office: books that are real, over a journal in a folder and a store in memory."""
 
-    def __init__(self, folder: Path, policy: AdmissionPolicy = OPEN, limits: LimitStore | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        policy: AdmissionPolicy = OPEN,
+        limits: LimitStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.store = FakeLedgerStore()
         self.journal = FileJournal(folder)
         self.ledger = Ledger(self.journal, self.store)
         self.gate = Gate(policy)
-        self.meter = Meter(LocalLimits() if limits is None else limits, self.ledger)
+        self.meter = Meter(LocalLimits() if limits is None else limits, self.ledger, clock)
         self.slo = SloTracker({})
         self.billing = Billing(Books(self.gate, self.meter, self.ledger, self.slo, RetryLinks()))
+
+    def __enter__(self) -> Self:
+        """Return the office."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the journal, and see that everything that was begun has ended."""
+        self.journal.__exit__()
+        if kind is None:
+            self.idle()
 
     async def rows(self) -> list[Settled]:
         """Return every row so far, in order of begin and number."""

@@ -1,56 +1,23 @@
-"""A world where time passes when nothing is left to do: an event loop, a server with few workers, and callers."""
+"""A world in virtual time: a server with few workers, and callers."""
 
 import asyncio
-import selectors
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from gateway.core.accounts import Account, Priority
 from gateway.core.configuration import AdmissionPolicy
 from gateway.core.load import Gate
 from servicekit.errors import Unavailable
+from servicekit.virtual_time import VirtualLoop, in_virtual_time
 
 
 def account(tenant: str = "acme", priority: Priority = Priority.STANDARD) -> Account:
     """A caller of a tenant and a class."""
     return Account(tenant, "default", "key-1", "tester", frozenset(), priority=priority)
-
-
-class _VirtualSelector(selectors.SelectSelector):
-    """Waits for nothing: the clock is put forward instead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_s = 1_000.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        assert timeout is not None, "nothing is left to happen, and somebody still waits"
-        self.now_s += timeout
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose seconds cost nothing."""
-
-    def __init__(self) -> None:
-        self._virtual = _VirtualSelector()
-        super().__init__(self._virtual)
-
-    def time(self) -> float:
-        """Return the virtual time, seconds."""
-        return self._virtual.now_s
-
-
-def in_virtual_time(work: Callable[[VirtualLoop], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a coroutine function to its end in virtual time; what it leaves behind is cancelled."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        loop = runner.get_loop()
-        assert isinstance(loop, VirtualLoop)
-        return runner.run(work(loop))
 
 
 class Server:

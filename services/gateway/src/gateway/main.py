@@ -13,6 +13,7 @@ from gateway.adapters.config_file import ConfigurationFile
 from gateway.adapters.journal import FileJournal
 from gateway.adapters.ledger_sql import SqlLedger
 from gateway.adapters.model_cards import InferenceModelCards
+from gateway.adapters.model_versions import InferenceVersions
 from gateway.adapters.oidc import AiohttpKeySets, PyJwtVerifier
 from gateway.adapters.oip import OipTensors
 from gateway.adapters.redis import redis_limits
@@ -31,6 +32,8 @@ from gateway.api.app import Limits, Operation, rest_app
 from gateway.api.authentication import Authenticator
 from gateway.api.backends import Backends
 from gateway.api.calls import Calls
+from gateway.api.chat_rules import UnknownFields
+from gateway.api.model_versions import ModelVersionRoutes, model_version_operations
 from gateway.api.offered_models import OfferedModels
 from gateway.api.oip_grpc import oip_service
 from gateway.api.oip_rest import OipRoutes, oip_operations
@@ -113,15 +116,21 @@ async def run(settings: Settings) -> None:
             RoutedChats(backends.models, router, rules.cooldowns, billing),
             offered=OfferedModels(backends.models, backends.knowledge_bases, lambda: live.current.routes),
             runs=runs,
+            unknown_fields=UnknownFields(settings.unknown_fields),
         )
         tensors = TensorCalls(OipTensors(inference), lambda: models.catalogue, runs.tensor)
         admin = Administration(accounts), KeyAdministration(accounts)
         authenticate = Authenticator(key_ring, minter, rules.tokens)
 
         async def readiness() -> str | None:
-            return await key_ring.check() or await ledger.check()
+            return await key_ring.check() or await models.check() or await ledger.check()
 
-        more = _operations(AdminRoutes(*admin), UsageRoutes(usage), OipRoutes(tensors))
+        more = _operations(
+            AdminRoutes(*admin),
+            UsageRoutes(usage),
+            OipRoutes(tensors),
+            ModelVersionRoutes(InferenceVersions(inference)),
+        )
         limits = Limits(settings.default_timeout_s, settings.max_body_bytes)
         rest = RestServer(rest_app(calls, authenticate, readiness, limits, more), listener, settings.drain_s)
         followed = [models.watch, live.watch, ledger.run, Retention(store, first.ledger.retention_days).run]
@@ -154,9 +163,12 @@ def _rules(first: Configuration, accounts: SqlAccounts, keysets: AiohttpKeySets)
     return Rules(Declaration(accounts), tokens, Cooldowns(first.cooldown), gate, SloTracker(first.slo_targets))
 
 
-def _operations(admin: AdminRoutes, usage: UsageRoutes, tensors: OipRoutes) -> list[Operation]:
+def _operations(
+    admin: AdminRoutes, usage: UsageRoutes, tensors: OipRoutes, versions: ModelVersionRoutes
+) -> list[Operation]:
     """Return what REST offers beside what every caller asks for."""
     offered = [*admin_operations(admin), *usage_operations(usage), *oip_operations(tensors)]
+    offered += model_version_operations(versions)
     return [Operation(*operation) for operation in offered]
 
 

@@ -1,6 +1,7 @@
 """What an operator can change in the gateway."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -36,6 +37,9 @@ class Settings(ServiceSettings):
     )
     identity_lifetime_s: float = Field(300, ge=30, le=3600, description="seconds that a signed identity lives")
     default_timeout_s: float = Field(60, gt=0, le=600, description="seconds a REST request may take if it does not say")
+    unknown_fields: Literal["pass", "refuse", "ignore"] = Field(
+        "pass", description="what becomes of fields that OpenAI's schema does not have; pass: a model's host gets them"
+    )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=60 * 1024 * 1024, description="largest REST body, bytes")
 
     @property

@@ -147,8 +147,12 @@ WRONG = [
 CARDS = [
     ModelCard("big", Task.GENERATE, region="eu"),
     ModelCard("small", Task.GENERATE, region="us"),
-    ModelCard("encoder", Task.EMBED, region="eu"),
-    ModelCard("other-encoder", Task.EMBED, region="eu"),
+    ModelCard("encoder", Task.EMBED, region="eu", digest="sha256:1"),
+    ModelCard("other-encoder", Task.EMBED, region="eu", digest="sha256:2"),
+    ModelCard("same-encoder", Task.EMBED, region="us", digest="sha256:1"),
+    ModelCard("new-encoder", Task.EMBED, region="eu"),
+    ModelCard("tensors", Task.TENSOR, region="eu"),
+    ModelCard("more-tensors", Task.TENSOR, region="eu"),
 ]
 
 
@@ -256,7 +260,13 @@ def _yaml(value: object) -> str:
         ("[big, small]", "[big, smal]", "routes.smart.candidates[1]: no model 'smal' is in the catalogue"),
         ("[big, small]", "[big, smart]", "routes.smart.candidates[1]: no model 'smart' is in the catalogue"),
         ("[big, small]", "[big, encoder]", "routes.smart.candidates: models of different tasks"),
-        ("[big, small]", "[encoder, other-encoder]", "routes.smart.candidates: only models that generate"),
+        ("[big, small]", "[tensors, more-tensors]", "routes.smart.candidates: only models that generate or encode"),
+        ("[big, small]", "[encoder, other-encoder]", "routes.smart.candidates[1]: 'other-encoder' gives other vectors"),
+        (
+            "[big, small]",
+            "[new-encoder, encoder, same-encoder, other-encoder]",
+            "routes.smart.candidates[3]: 'other-encoder' gives other vectors than 'encoder'",
+        ),
         ("region: eu", "region: eu-west", "tenants.acme.region: no model of the catalogue runs in 'eu-west'"),
         ('"smart", "big"', '"smart", "bigg"', "tenants.acme.models[1]: 'bigg' matches no model and no route"),
         ('models: ["smart"]', 'models: ["small"]', "tenants.acme.projects.search.models[0]: 'small' matches no model"),
@@ -269,6 +279,30 @@ def test_what_leads_nowhere_in_the_catalogue_is_told(old: str, new: str, message
     changed = read(GOOD.replace(old, new, 1))
     assert any(line.startswith(message) for line in mistakes(changed, catalogue)), mistakes(changed, catalogue)
     assert mistakes(changed, None) == []
+
+
+def encoding(*candidates: str) -> list[str]:
+    """Return what is wrong with a route over encoders."""
+    return mistakes(read(f"routes: {{vectors: {{candidates: [{', '.join(candidates)}]}}}}"), Catalogue.of(CARDS))
+
+
+def test_encoders_of_one_digest_may_stand_in_for_each_other() -> None:
+    assert encoding("encoder", "same-encoder") == []
+    assert encoding("same-encoder", "encoder") == []
+    assert encoding("other-encoder") == []
+    assert encoding("encoder", "new-encoder") == [], (
+        "what it gives is known once it is loaded; it is not asked till then"
+    )
+    assert encoding("encoder", "other-encoder", "same-encoder") == [
+        "routes.vectors.candidates[1]: 'other-encoder' gives other vectors than 'encoder'; mixed they mean nothing"
+    ]
+
+
+def test_a_refusal_of_an_encoder_there_is_not() -> None:
+    text = "routes: {vectors: {candidates: [encoder, same-encoder], fallback_on_refusal: true}}"
+    assert mistakes(read(text), Catalogue.of(CARDS)) == [
+        "routes.vectors.fallback_on_refusal: has no effect, an encoder refuses nothing"
+    ]
 
 
 def test_the_local_file_is_right_with_its_examples_too() -> None:

@@ -5,11 +5,12 @@ import multiprocessing
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+import uvloop
 from gateway.adapters.redis import RedisLimits, redis_limits
 from gateway.adapters.redis_link import RedisLink, RedisUnavailable
 from gateway.core.accounts import Limits
@@ -172,7 +173,24 @@ async def test_a_busy_loop_is_not_taken_for_a_slow_server(server: RedisServer) -
         asked = asyncio.create_task(meter.reserve(who, "a", Estimate(1, 1)))
         await asyncio.sleep(0)
         time.sleep(0.3)  # noqa: ASYNC251  what holds up the loop is what is tested
-        await asked
+        assert (await asked).is_open
+
+
+async def test_a_busy_loop_finds_the_time_to_connect(server: RedisServer) -> None:
+    """Every turn of the loop takes nearly as long as a question may, and a connection takes several turns."""
+    loop = asyncio.get_running_loop()
+    until_s = time.monotonic() + 2
+
+    def hog() -> None:
+        time.sleep(0.04)
+        if time.monotonic() < until_s:
+            loop.call_soon(hog)
+
+    async with redis_limits(server.url, timeout_s=0.05) as store:
+        meter, who = Meter(store, FakeSpend()), account(key=Limits(requests_per_minute=1000))
+        loop.call_soon(hog)
+        await asyncio.gather(*(meter.reserve(who, f"a{number}", Estimate(1, 1)) for number in range(20)))
+        until_s = 0
 
 
 async def test_answers_find_who_asked_though_others_left(server: RedisServer) -> None:
@@ -291,3 +309,21 @@ async def test_garbage_from_the_server_ends_the_connection_only() -> None:
             for _ in range(3):
                 with pytest.raises(RedisUnavailable):
                     await Meter(store, FakeSpend()).reserve(account(key=WIDE), "a", Estimate(1, 1))
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_a_server_that_hangs_holds_nobody_longer_than_the_timeout,
+        test_a_busy_loop_is_not_taken_for_a_slow_server,
+        test_a_busy_loop_finds_the_time_to_connect,
+        test_answers_find_who_asked_though_others_left,
+        test_a_server_that_dies_is_found_again_when_it_is_back,
+    ],
+)
+def test_the_loop_that_the_gateway_runs_on_does_it_too(
+    server: RedisServer, test: Callable[..., Coroutine[None, None, None]]
+) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert isinstance(runner.get_loop(), uvloop.Loop)
+        runner.run(test(server))

@@ -22,6 +22,7 @@ from gateway.core.keys import KeyGrant
 from gateway.core.ports import AdminStore
 from gateway.core.tenants import DEFAULT_PROJECT, FROM_FILE, Project, Tenancy, Tenant
 from gateway_account_fakes import START, FakeAccounts, new_key
+from gateway_ledger_fakes import database
 from servicekit.errors import Conflict, Unavailable
 
 LIMITS = Limits(60, 1_000_000, 0, 12_345_678_901, 9_000_000 * 10**9)
@@ -35,12 +36,12 @@ INSERT INTO alembic_version VALUES ('0001');
 """
 
 
-@pytest.fixture(params=["real", "fake"])
-async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AdminStore]:
+@pytest.fixture(params=["sqlite", "postgresql", "fake"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AdminStore]:
     if request.param == "fake":
         yield FakeAccounts()
         return
-    async with SqlAccounts.open(database_url) as opened:
+    async with database(request.param, tmp_path) as url, SqlAccounts.open(url) as opened:
         yield opened
 
 
@@ -236,9 +237,8 @@ async def test_a_server_that_is_not_there_is_unavailable_and_its_password_unsaid
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_connections_to_a_server_are_bounded(database_url: str) -> None:
-    if not database_url.startswith("postgresql"):
-        pytest.skip("SQLite has no server")
     async with open_engine(database_url, pool_size=2) as engine:
         store = SqlAccounts(engine)
         await asyncio.gather(*(store.find(f"{number}") for number in range(50)))
@@ -247,9 +247,8 @@ async def test_connections_to_a_server_are_bounded(database_url: str) -> None:
             assert (await connection.execute(count)).scalar_one() <= 2
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_connections_that_a_server_cut_are_made_anew(database_url: str) -> None:
-    if not database_url.startswith("postgresql"):
-        pytest.skip("SQLite has no server")
     others = "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     cut = sqlalchemy.text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity {others}")
     async with open_engine(database_url) as engine, open_engine(database_url) as operator:

@@ -212,15 +212,23 @@ def test_unknown_fields_are_passed_on_or_refused_by_policy() -> None:
     with pytest.raises(InvalidInput) as caught:
         asked(UnknownFields.REFUSE, flavour="sweet")
     assert (caught.value.field, caught.value.reason) == ("flavour", "unknown_parameter")
-    asked(UnknownFields.REFUSE, reasoning_effort="low")
+    assert asked(UnknownFields.REFUSE, reasoning_effort="low").options.extra_json == '{"reasoning_effort":"low"}'
+    assert asked(UnknownFields.IGNORE, flavour="sweet").options.ByteSize() == 0
+    kept = asked(UnknownFields.IGNORE, flavour="sweet", verbosity="low", tools=[TOOL]).options
+    assert (kept.extra_json, len(kept.tools)) == ('{"verbosity":"low"}', 1)
     with pytest.raises(InvalidInput) as caught:
         asked(flavour="x" * 70_000)
     assert caught.value.field == "extra_json"
 
 
 def test_a_pipeline_takes_what_asks_for_nothing() -> None:
-    asked(model="rag:docs", n=1, presence_penalty=0, frequency_penalty=0.0, tools=[], response_format={"type": "text"})
-    asked(model="rag:docs", messages=[{"role": "developer", "content": "a"}, USER], seed=3, stop=["a"], top_p=0.1)
+    nothing = asked(
+        model="rag:docs", n=1, presence_penalty=0, frequency_penalty=0.0, tools=[], response_format={"type": "text"}
+    )
+    assert not nothing.HasField("options")
+    turns = [{"role": "developer", "content": "a"}, USER]
+    sampled = asked(model="rag:docs", messages=turns, seed=3, stop=["a"], top_p=0.1).sampling
+    assert (sampled.seed, list(sampled.stop), sampled.top_p) == (3, ["a"], pytest.approx(0.1))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ import grpc
 import httpx
 import openai
 import pytest
+from gateway.core.routes import Route
 from gateway_fakes import Gateway
+from gateway_service_fakes import ENCODER, model
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.gateway.v1 import gateway_pb2 as pb
 from penstock.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
+from penstock.inference.v1 import inference_pb2 as inference
 
 TOKENS = [101, 7592, 102]
 
@@ -115,3 +118,33 @@ async def test_the_page_shows_all_four_forms(http: httpx.AsyncClient) -> None:
     shown = (await http.get("/openapi.json")).json()["components"]["schemas"]["EmbeddingsRequest"]
     assert len(shown["properties"]["input"]["anyOf"]) == 4
     assert "minimum" in json.dumps(shown)
+
+
+async def test_an_alias_falls_back_to_the_next_encoder_of_the_same_vectors(gateway: Gateway) -> None:
+    twin = model("gone", inference.MODEL_TASK_EMBED, digest=ENCODER.digest)  # the embedding service does not serve it
+    stranger = model("stranger", inference.MODEL_TASK_EMBED, digest="sha256:other")
+    gateway.world.models |= {"gone": twin, "stranger": stranger}
+    assert await gateway.models.refresh()
+    gateway.routes["vectors"] = Route("vectors", ("gone", "stranger", "minilm-l6"))
+    gateway.world.forget()
+    async with client_of(gateway) as client:
+        raw = await client.embeddings.with_raw_response.create(model="vectors", input="abc")
+    assert len(raw.parse().data[0].embedding) == 4
+    assert (raw.headers["x-penstock-model"], raw.headers["x-penstock-version"]) == ("minilm-l6", "1")
+    assert [request.model for request in gateway.world.requests] == ["gone", "minilm-l6"]
+    rows = await gateway.desk.rows()
+    assert [(row.attempt.alias, row.attempt.model, row.outcome.status) for row in rows] == [
+        ("vectors", "gone", "failed"),
+        ("vectors", "minilm-l6", "ok"),
+    ]
+
+
+async def test_an_alias_whose_encoders_are_all_gone_says_so(gateway: Gateway) -> None:
+    gateway.world.models["gone"] = model("gone", inference.MODEL_TASK_EMBED, digest=ENCODER.digest)
+    assert await gateway.models.refresh()
+    gateway.routes["vectors"] = Route("vectors", ("gone",))
+    async with client_of(gateway) as client:
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.embeddings.create(model="vectors", input="abc")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert "'vectors'" in caught.value.message

@@ -6,6 +6,7 @@ import openai
 import pytest
 from gateway_fakes import Gateway
 from servicekit.errors import QuotaExceeded, TimedOut, Unavailable
+from servicekit.testing import eventually
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ async def test_embeddings_come_as_base64_and_equal_floats(client) -> None:
 
 async def test_models(client) -> None:
     listed = await client.models.list()
-    assert [each.id for each in listed.data] == ["minilm-l6", "rag:docs", "writer"]
+    assert [each.id for each in listed.data] == ["minilm-l6", "org/writer", "rag:docs", "writer"]
     assert all(each.object == "model" and each.created and each.owned_by for each in listed.data)
     assert (await client.models.retrieve("org/writer")).id == "org/writer"
     assert (await client.models.retrieve("rag:docs")).id == "rag:docs"
@@ -151,8 +152,9 @@ async def test_closing_a_stream_stops_the_model_within_a_second(client, gateway:
     async for _ in stream:
         break
     await stream.close()
-    async with asyncio.timeout(1):
-        await gateway.world.ended.wait()
+    await asyncio.wait_for(gateway.world.ended.wait(), 1)
+    await eventually(lambda: gateway.desk.gate.counts.running == [0, 0, 0])
+    assert (await gateway.desk.row()).outcome.status == "cancelled"
 
 
 async def test_the_synchronous_client(gateway: Gateway) -> None:

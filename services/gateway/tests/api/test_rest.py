@@ -119,7 +119,7 @@ async def test_ask_as_a_stream(http: httpx.AsyncClient) -> None:
 async def test_ingest_news_as_a_stream(http: httpx.AsyncClient) -> None:
     response = await http.post(f"{KB}/docs/documents", json=DOCUMENTS, headers={"Accept": "text/event-stream"})
     events = [event.split("\n") for event in response.text.strip().split("\n\n")]
-    assert [lines[0] for lines in events] == ["event: progress"] * 3 + ["event: results"]
+    assert [lines[0] for lines in events] == ["event: progress"] * 4 + ["event: results"]
     results = json.loads(events[-1][1].removeprefix("data: "))
     assert (results["stored"], results["rejected"], results["revision"]) == (1, 1, 4)
     assert [each["status"] for each in results["results"]] == ["stored", "rejected"]

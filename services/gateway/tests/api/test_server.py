@@ -1,16 +1,62 @@
 """The socket under the REST door."""
 
+import asyncio
 import time
+from typing import Any
 
 import httpx
+from gateway.api.server import GatheringTransport
 from gateway_fakes import Gateway
 
 
 async def test_no_answer_waits_for_the_callers_acknowledgement(http: httpx.AsyncClient, gateway: Gateway) -> None:
-    """Header and body are two writes: without TCP_NODELAY the second waits for the delayed ACK, 40 ms, every time."""
+    """Without TCP_NODELAY what follows a first packet waits for the delayed ACK, 40 ms, every time."""
     took_s = []
     for _ in range(10):
         start = time.perf_counter()
         assert (await http.get("/v2")).status_code == 200
         took_s.append(time.perf_counter() - start)
     assert min(took_s) < 0.03, took_s
+
+
+class Sink(asyncio.Transport):
+    """Keeps what is written, call by call."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.written: list[bytes] = []
+        self.closed = False
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.written.append(b"".join(list_of_data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def test_what_is_written_in_one_turn_is_sent_in_one_piece() -> None:
+    sink = Sink()
+    transport = GatheringTransport(sink, asyncio.get_running_loop())
+    transport.write(b"head ")
+    transport.write(b"body")
+    assert sink.written == []
+    await asyncio.sleep(0)
+    assert sink.written == [b"head body"]
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    assert sink.written == [b"head body", b"next"]
+    assert transport.get_extra_info("peername") == ("127.0.0.1", 1)
+
+
+async def test_what_is_left_is_sent_before_the_end_and_nothing_after_it() -> None:
+    sink = Sink()
+    transport = GatheringTransport(sink, asyncio.get_running_loop())
+    transport.write(b"last")
+    transport.close()
+    assert (sink.written, sink.closed) == ([b"last"], True)
+    transport.write(b"late")
+    await asyncio.sleep(0)
+    assert sink.written == [b"last"]

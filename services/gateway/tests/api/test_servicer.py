@@ -1,5 +1,7 @@
 """The typed door, with a real stub: the same calls, the same key, the same errors."""
 
+import asyncio
+
 import grpc
 import pytest
 from gateway_fakes import Gateway, new_key
@@ -10,6 +12,7 @@ from penstock.gateway.v1.gateway_pb2_grpc import GatewayServiceStub
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.orchestrator.v1 import ingest_pb2 as ingest
 from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
+from servicekit.testing import eventually
 
 
 @pytest.fixture
@@ -88,7 +91,7 @@ async def test_streams(stub, gateway: Gateway) -> None:
     documents = [ingest.SourceDocument(id="a", content=b"x"), ingest.SourceDocument(id="b")]
     request = pb.IngestDocumentsRequest(knowledge_base="docs", documents=documents)
     news = [event.progress async for event in stub.IngestDocuments(request, metadata=metadata)]
-    assert [each.stage for each in news] == [1, 4, 5]
+    assert [each.stage for each in news] == [1, 3, 4, 5]
 
 
 async def test_errors(stub, gateway: Gateway) -> None:
@@ -113,4 +116,6 @@ async def test_leaving_a_stream_stops_the_model(stub, gateway: Gateway) -> None:
     async for _ in call:
         break
     call.cancel()
-    await gateway.world.ended.wait()
+    await asyncio.wait_for(gateway.world.ended.wait(), 1)
+    await eventually(lambda: gateway.desk.gate.counts.running == [0, 0, 0])
+    assert (await gateway.desk.row()).outcome.status == "cancelled"

@@ -19,7 +19,8 @@ from gateway.core.local_limits import LocalLimits
 from gateway.core.metering import BudgetExhausted, Estimate, RateLimited
 from gateway.core.retries import fingerprint
 from gateway_billing_fakes import CARDS, FULL, PRICE, Desk, account
-from servicekit.errors import InvalidInput, Unavailable
+from prometheus_client import generate_latest
+from servicekit.errors import InvalidInput, NotFound, QuotaExceeded, Unavailable
 
 CARD = CARDS[0]
 TEN = Estimate(10, PRICE.cost_nanos(5, 5))
@@ -32,7 +33,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 async def attempt(desk: Desk, who: Account = THREE, failure: Exception | None = None) -> None:
-    async with desk.billing.attempt(desk.billing.open("chat", "fast", who), CARD, TEN) as bill:
+    async with desk.billing.only(desk.billing.open("chat", "fast", who), CARD, TEN) as bill:
         bill.counted(4, 2)
         if failure is not None:
             raise failure
@@ -234,15 +235,15 @@ async def test_two_attempts_of_a_call(desk: Desk) -> None:
 async def test_a_retry_is_linked_to_what_it_retries(desk: Desk) -> None:
     print_ = fingerprint("", b"body")
     others = replace(account(), key_id="key-2")
-    with arrival.through(Arrival("rest", 0, print_)):
-        first = desk.billing.open("chat", "fast", THREE)
-    with arrival.through(Arrival("rest", 1, print_)):
-        again = desk.billing.open("chat", "fast", THREE)
-        assert desk.billing.open("chat", "fast", others).retry_of == ""
-        async with desk.billing.attempt(again, CARD, TEN):
-            pass
-    with arrival.through(Arrival("rest", 0, print_)):
-        assert desk.billing.open("chat", "fast", THREE).retry_of == "", "an equal question is no retry"
+    arrival.enter(Arrival("rest", 0, print_))
+    first = desk.billing.open("chat", "fast", THREE)
+    arrival.enter(Arrival("rest", 1, print_))
+    again = desk.billing.open("chat", "fast", THREE)
+    assert desk.billing.open("chat", "fast", others).retry_of == ""
+    async with desk.billing.attempt(again, CARD, TEN):
+        pass
+    arrival.enter(Arrival("rest", 0, print_))
+    assert desk.billing.open("chat", "fast", THREE).retry_of == "", "an equal question is no retry"
     assert (first.retry_of, again.retry_of) == ("", first.id)
     row = await desk.row()
     assert (row.attempt.retry_of, row.attempt.retry_count, row.attempt.door) == (first.id, 1, "rest")
@@ -252,20 +253,65 @@ async def test_a_retry_is_linked_to_what_it_retries(desk: Desk) -> None:
 async def test_the_gate_learns_of_the_first_byte_when_it_comes(desk: Desk) -> None:
     async with desk.billing.attempt(desk.billing.open("chat", "fast", THREE), CARD, TEN) as bill:
         slot: Any = bill.on_first_byte.__self__  # type: ignore[union-attr]
-        assert not slot._answered
+        assert not slot.answered
         bill.began()
-        assert slot._answered
+        assert slot.answered
         first_s = bill.first_byte_s
         bill.began()
         assert bill.first_byte_s == first_s
 
 
-async def test_what_the_caller_got_wrong_is_not_held_against_the_route(desk: Desk) -> None:
+@pytest.mark.parametrize("failure", [InvalidInput("wrong"), QuotaExceeded("enough"), NotFound("gone")])
+async def test_what_the_caller_got_wrong_is_not_held_against_the_route(desk: Desk, failure: Exception) -> None:
     desk.slo.watch({"fast": SloTarget(availability=0.9)})
     await attempt(desk)
-    with pytest.raises(InvalidInput):
-        await attempt(desk, failure=InvalidInput("wrong"))
+    with pytest.raises(type(failure)):
+        await attempt(desk, failure=failure)
     assert desk.slo.burn_rate("fast", "availability", "5m") == 0
     with pytest.raises(Unavailable):
         await attempt(desk, failure=Unavailable("away"))
     assert desk.slo.burn_rate("fast", "availability", "5m") == pytest.approx(5)
+
+
+async def test_a_call_that_a_second_model_answers_is_one_good_call(desk: Desk) -> None:
+    desk.slo.watch({"fast": SloTarget(availability=0.9)})
+    with desk.billing.open("chat", "fast", THREE) as call:
+        with pytest.raises(Unavailable):
+            async with desk.billing.attempt(call, CARDS[0], TEN):
+                raise Unavailable("away")
+        async with desk.billing.attempt(call, CARDS[1], TEN):
+            pass
+    assert desk.slo.burn_rate("fast", "availability", "5m") == 0
+    with pytest.raises(Unavailable):
+        await attempt(desk, failure=Unavailable("away"))
+    assert desk.slo.burn_rate("fast", "availability", "5m") == pytest.approx(5)
+
+
+async def test_a_call_that_nothing_could_serve_counts_against_its_route(desk: Desk) -> None:
+    desk.slo.watch({"fast": SloTarget(availability=0.9)})
+    desk.billing.unserved("chat", "fast", NotFound("there is none"))
+    assert desk.slo.burn_rate("fast", "availability", "5m") == 0
+    desk.billing.unserved("chat", "fast", Unavailable("nothing is ready"))
+    assert desk.slo.burn_rate("fast", "availability", "5m") == pytest.approx(10)
+
+
+async def test_a_long_stream_keeps_what_it_has_reserved(tmp_path: Path) -> None:
+    now = [0.0]
+    desk = Desk(tmp_path, limits=LocalLimits(lambda: now[0]), clock=lambda: now[0])
+    async with desk.billing.only(desk.billing.open("chat", "fast", THREE), CARD, TEN) as bill:
+        for now[0] in (500.0, 1_000.0, 1_500.0):
+            await desk.billing.renew(bill)
+            assert await desk.free(THREE) == 2
+    assert await desk.free(THREE) == 3
+
+
+async def test_no_metric_names_a_knowledge_base(desk: Desk) -> None:
+    alias = "rag:secret-plans"
+    for failure in (None, Unavailable("away")):
+        with suppress(Unavailable):
+            async with desk.billing.only(desk.billing.open("ask", alias, THREE), CARD, TEN):
+                if failure is not None:
+                    raise failure
+    desk.billing.unserved("chat", "secret-plans", Unavailable("nobody knows the models yet"))
+    assert b"invoke_workflow" in generate_latest()
+    assert b"secret-plans" not in generate_latest()

@@ -12,13 +12,21 @@ from gateway_limit_fakes import FailingStore, FakeSpend, HandClock, account, loc
 ONE = Estimate(1, 100)
 
 
+class TurningStore(FailingStore):
+    """One whose answers take a turn of the loop, so that callers overtake each other."""
+
+    async def _enter(self) -> None:
+        await super()._enter()
+        await asyncio.sleep(0)
+
+
 class Rig:
     """A meter over a guarded store that can be lost."""
 
-    def __init__(self, policy: str = "local") -> None:
+    def __init__(self, policy: str = "local", store: type[FailingStore] = FailingStore) -> None:
         self.clock, self.spend = HandClock(), FakeSpend()
         self.inside: LocalLimits = local_store(self.clock)
-        self.shared = FailingStore(self.inside)
+        self.shared = store(self.inside)
         local = local_store(self.clock, processes=2) if policy == "local" else None
         self.store = GuardedLimits(self.shared, local, failures=3, open_s=5, clock=self.clock.running)
         self.meter = Meter(self.store, self.spend, self.clock.running)
@@ -40,7 +48,17 @@ async def test_after_three_failures_nobody_asks_until_one_tries() -> None:
     rig.clock.turn(5)
     await rig.meter.reserve(who, "d", ONE)
     assert not rig.store.is_open
-    assert await rig.store.check() is None
+
+
+async def test_many_questions_lost_in_one_silence_are_one_failure() -> None:
+    rig, who = Rig("local", TurningStore), account(key=Limits(requests_per_minute=1000))
+    for silence in range(2):
+        rig.shared.state = "mute"
+        await asyncio.gather(*(rig.meter.reserve(who, f"a{silence}-{number}", ONE) for number in range(20)))
+        assert not rig.store.is_open
+    assert rig.shared.calls >= 40
+    await asyncio.gather(*(rig.meter.reserve(who, f"b{number}", ONE) for number in range(20)))
+    assert rig.store.is_open
 
 
 async def test_one_probe_at_a_time() -> None:
@@ -71,7 +89,7 @@ async def test_closed_serves_nobody_and_says_until_when() -> None:
         assert refused.value.reason == "limits_unavailable"
         assert 1 <= (refused.value.retry_after_s or 0) <= 5
     assert rig.shared.calls == 3
-    assert await rig.store.check() is not None
+    assert rig.store.is_open
     await rig.meter.reserve(account(), "free", ONE)
 
 
@@ -131,7 +149,11 @@ async def test_a_caller_who_leaves_while_it_is_settled_leaves_nothing_behind() -
     await asyncio.gather(settling, return_exceptions=True)
     rig.shared.state = "up"
     await rig.meter.reserve(account(key=Limits(requests_per_minute=9), name="other"), "b", ONE)
-    await rig.meter.release(await rig.meter.reserve(who, "c", ONE))
+    again = await rig.meter.reserve(who, "c", ONE)
+    with pytest.raises(RateLimited):
+        await rig.meter.reserve(who, "d", ONE)
+    await rig.meter.release(again)
+    assert (await rig.meter.reserve(who, "e", ONE)).is_open
 
 
 async def test_what_was_spent_without_the_shared_store_is_not_forgotten() -> None:
@@ -175,6 +197,22 @@ async def test_what_is_kept_for_later_is_bounded() -> None:
     for reservation in held:
         await rig.meter.settle(reservation, 1, 1)
     assert len(rig.store._unsettled) == MOST_UNSETTLED
+
+
+async def test_many_who_find_the_store_again_at_once_share_what_is_to_be_settled() -> None:
+    rig, who = Rig("closed", TurningStore), account(key=Limits(concurrent_requests=50))
+    held = [await rig.meter.reserve(who, f"a{number}", ONE) for number in range(50)]
+    rig.shared.state = "down"
+    for reservation in held:
+        await rig.meter.settle(reservation, 1, 1)
+    rig.shared.state = "up"
+    other = account(key=Limits(requests_per_minute=1000), name="other")
+    rig.clock.turn(6)
+    await rig.meter.reserve(other, "b", ONE)
+    granted = await asyncio.gather(*(rig.meter.reserve(other, f"b{number}", ONE) for number in range(30)))
+    assert all(each.is_open for each in granted)
+    assert not rig.store._unsettled
+    assert [(await rig.meter.reserve(who, f"c{number}", ONE)).is_open for number in range(50)] == [True] * 50
 
 
 async def test_the_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,14 +1,16 @@
 """The gate: never more than the limit, a fair and short wait, and an honest refusal."""
 
 import asyncio
+from random import Random
 
 import pytest
 from gateway.core.accounts import Priority
 from gateway.core.configuration import AdmissionPolicy
-from gateway.core.lane import LONGEST_WAIT_S
 from gateway.core.load import IN_FLIGHT, MOST_ROUTES, OVERFLOW, WAITING, DeadlineUnreachable, Gate, Overloaded
-from gateway_load_fakes import VirtualLoop, account, in_virtual_time, measured, refusal, settle, world
+from gateway_load_fakes import account, measured, refusal, settle, world
 from servicekit.errors import NotFound, TimedOut, Unavailable
+from servicekit.load.lane import LONGEST_WAIT_S
+from servicekit.virtual_time import VirtualLoop, in_virtual_time
 
 B, S, I = Priority  # noqa: E741
 
@@ -199,6 +201,34 @@ def test_a_long_stream_is_judged_by_its_first_byte() -> None:
 
     assert in_virtual_time(lambda loop: story(loop, True)) > 300
     assert in_virtual_time(lambda loop: story(loop, False)) < 150
+
+
+def test_a_probe_does_not_hold_back_streams_until_half_of_them_have_ended() -> None:
+    async def story(loop: VirtualLoop) -> list[int]:
+        gate = Gate(AdmissionPolicy(4, 64, 64), clock_s=loop.time, remaining_s=lambda: None)
+        random = Random(1)
+
+        async def listen() -> None:
+            while loop.time() < begun_s + 120:
+                try:
+                    async with gate.admitted(account(), "chat") as slot:
+                        await asyncio.sleep(0.1)
+                        slot.first_byte()
+                        await asyncio.sleep(random.uniform(5, 15))
+                except Overloaded:
+                    await asyncio.sleep(1)
+
+        begun_s = loop.time()
+        listeners = [asyncio.create_task(listen()) for _ in range(80)]
+        limits = []
+        while loop.time() < begun_s + 120:
+            await asyncio.sleep(0.1)
+            limits.append(gate.limit_of("chat"))
+        await asyncio.gather(*listeners)
+        return limits
+
+    limits = in_virtual_time(story)
+    assert 0 < sum(limit < 64 for limit in limits) < 0.05 * len(limits)
 
 
 @pytest.mark.parametrize(

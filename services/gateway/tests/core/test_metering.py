@@ -243,7 +243,9 @@ async def test_a_late_answer_of_the_ledger_changes_no_other_period() -> None:
     held = await meter.reserve(who, "a", Estimate(1, 1))
     purse = Purse(who.subjects[0], Measure.DAY, held.grant.day - 1)  # type: ignore[union-attr]
     await store.seed("acme", purse, 10**9)
-    await meter.reserve(who, "b", Estimate(1, 999))
+    assert (await meter.reserve(who, "b", Estimate(1, 999))).is_open
+    with pytest.raises(BudgetExhausted):
+        await meter.reserve(who, "c", Estimate(1, 1))
 
 
 @pytest.mark.parametrize("lease_s", [0.0, 0.5, 3601.0, -1.0])

@@ -41,7 +41,9 @@ def assert_least_important_is_shed_first(simulation: Simulation) -> None:
     assert simulation.shed_share(Priority.STANDARD) + 0.1 < simulation.shed_share(Priority.BATCH)
 
 
-@pytest.mark.parametrize(("workers", "first", "seed"), [(10, 4, 1), (10, 16, 1), (10, 16, 2), (10, 64, 1), (40, 64, 1)])
+@pytest.mark.parametrize(
+    ("workers", "first", "seed"), [(10, 4, 1), (10, 16, 1), (10, 16, 2), (10, 64, 1), (10, 64, 5), (40, 64, 1)]
+)
 def test_three_times_capacity_with_three_priorities(workers: int, first: int, seed: int) -> None:
     simulation = Simulation(policy(first), workers, MEAN_S, seed)
     rate = simulation.server.rate

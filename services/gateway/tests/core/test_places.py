@@ -6,9 +6,10 @@ from random import Random
 from gateway.core.accounts import Account, Priority
 from gateway.core.configuration import AdmissionPolicy
 from gateway.core.load import Gate, Overloaded
-from gateway_load_fakes import VirtualLoop, World, account, in_virtual_time, settle, world
+from gateway_load_fakes import World, account, settle, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servicekit.virtual_time import VirtualLoop, in_virtual_time
 
 
 def test_a_cancelled_wait_leaves_no_trace() -> None:

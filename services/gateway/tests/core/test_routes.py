@@ -1,12 +1,13 @@
 """Who may answer: rights, region, ability, room, readiness and rest are checked for each candidate, in that order."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from gateway.core.accounts import Account
 from gateway.core.cooldowns import CooldownPolicy, Cooldowns
 from gateway.core.models import ModelCard, Models, Task
-from gateway.core.routes import HIDDEN, Needs, Plan, Route, Router, retryable
+from gateway.core.routes import HIDDEN, Needs, NothingReady, Plan, Route, Router, retryable
 from gateway.core.targets import ModelNotFound
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,12 +33,26 @@ CARDS = [
     ModelCard("away", Task.GENERATE, region=EU, ready=False),
     ModelCard("encoder", Task.EMBED, region=EU),
 ]
+ENCODERS = [
+    ModelCard("encoder", Task.EMBED, region=EU, digest="sha256:1"),
+    ModelCard("twin", Task.EMBED, region=US, digest="sha256:1"),
+    ModelCard("stranger", Task.EMBED, region=EU, digest="sha256:2"),
+    ModelCard("newcomer", Task.EMBED, region=EU),
+    ModelCard("later", Task.EMBED, region=EU),
+]
 ROUTES = {
     "fast": Route("fast", ("small", "big", "plain")),
     "ghostly": Route("ghostly", ("ghost",)),
     "sleepy": Route("sleepy", ("away",)),
     "big": Route("big", ("big", "plain")),
 }
+VECTOR_ROUTES = {
+    "vectors": Route("vectors", ("encoder", "stranger", "twin", "newcomer")),
+    "unproven": Route("unproven", ("newcomer", "encoder", "later")),
+    "headless": Route("headless", ("ghost", "encoder")),
+    "apart": Route("apart", ("twin", "stranger")),
+}
+ENCODING = Needs(task=Task.EMBED)
 ANYONE = Account("acme", "default", "k", "p", frozenset())
 
 
@@ -73,6 +88,14 @@ class Bench:
 @pytest.fixture
 async def bench() -> Bench:
     made = Bench()
+    await made.models.refresh()
+    return made
+
+
+@pytest.fixture
+async def encoders() -> Bench:
+    made = Bench(VECTOR_ROUTES)
+    made.cards = ENCODERS
     await made.models.refresh()
     return made
 
@@ -184,6 +207,34 @@ def test_a_model_that_does_something_else_is_told_so(bench: Bench) -> None:
     error = refused(bench, "encoder")
     assert (type(error), error.reason, error.field) == (InvalidInput, "wrong_task", "model")
     assert names(bench.plan("encoder", Needs(task=Task.EMBED))) == ["encoder"]
+
+
+def test_only_encoders_of_the_first_ones_digest_stand_in_for_it(encoders: Bench) -> None:
+    plan = encoders.plan("vectors", ENCODING)
+    assert names(plan) == ["encoder", "twin"]
+    assert plan.skipped == (("stranger", "other_vectors"), ("newcomer", "other_vectors"))
+    assert names(encoders.plan("stranger", ENCODING)) == ["stranger"]
+    assert names(encoders.plan("newcomer", ENCODING)) == ["newcomer"]
+    assert names(encoders.plan("unproven", ENCODING)) == ["newcomer"]
+
+
+async def test_while_the_first_encoder_is_away_only_its_twin_answers(encoders: Bench) -> None:
+    encoders.cards = [replace(ENCODERS[0], ready=False), *ENCODERS[1:]]
+    await encoders.models.refresh()
+    assert names(encoders.plan("vectors", ENCODING)) == ["twin"]
+    encoders.fail("twin", Unavailable("x", reason="backend_failed"))
+    refusal = refused(encoders, "vectors", ENCODING)
+    assert (type(refusal), refusal.reason) == (NothingReady, "cooling_down")
+
+
+def test_an_encoder_does_not_stand_in_for_one_that_nobody_knows(encoders: Bench) -> None:
+    refusal = refused(encoders, "headless", ENCODING)
+    assert (type(refusal), refusal.reason) == (NothingReady, "not_loaded")
+
+
+def test_other_vectors_in_the_right_region_are_no_reason_to_try_again(encoders: Bench) -> None:
+    refusal = refused(encoders, "apart", ENCODING, account(region=EU))
+    assert (type(refusal), refusal.reason) == (Forbidden, "region_not_allowed")
 
 
 @pytest.mark.parametrize("name", ["sleepy", "away", "ghostly"])

@@ -35,7 +35,17 @@ def test_turns_that_lead_nowhere(roles: list[str], pipeline: bool, field: str) -
 @pytest.mark.parametrize("last", ["system", "developer", "user", "tool"])
 def test_a_model_answers_whatever_is_no_answer(last: str) -> None:
     check_turns(["user", "assistant", last])
+    with pytest.raises(InvalidInput) as caught:
+        check_turns(["user", last, "assistant"])
+    assert caught.value.field == "messages[2].role"
+
+
+@pytest.mark.parametrize("last", ["system", "developer", "tool"])
+def test_a_pipeline_answers_the_user_alone(last: str) -> None:
     check_turns(["developer", "user"], pipeline=True)
+    with pytest.raises(InvalidInput) as caught:
+        check_turns(["user", last], pipeline=True)
+    assert caught.value.field == "messages[1].role"
 
 
 def test_scopes_inside_cover_what_serving_needs_and_no_more() -> None:

@@ -55,8 +55,10 @@ class Authority:
 
 
 class Embedding(pb_grpc.EmbeddingServiceServicer):
+    """Answers with what was asked for."""
+
     async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
-        return pb.EmbedResponse()
+        return pb.EmbedResponse(encoder=pb.Encoder(model=request.model))
 
 
 async def authenticate(credential: str) -> Identity:
@@ -83,11 +85,11 @@ async def test_peers_of_the_authority_talk_and_a_rotation_fails_no_call(
     async with Channel(f"127.0.0.1:{port}", files) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel.grpc)
         with caller():
-            await channel.call(stub.Embed, pb.EmbedRequest())
-            for _ in range(3):
+            for rotation in range(4):
+                for number in range(5):
+                    name = f"{rotation}-{number}"
+                    assert (await channel.call(stub.Embed, pb.EmbedRequest(model=name))).encoder.model == name
                 authority.issue(tmp_path / "ours")
-                for _ in range(5):
-                    await channel.call(stub.Embed, pb.EmbedRequest())
     await server.stop(0)
 
 

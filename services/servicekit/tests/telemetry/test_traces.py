@@ -62,6 +62,44 @@ def test_an_unsampled_trace_goes_on_inside_but_not_outside(file: Path) -> None:
     assert not file.exists()
 
 
+@pytest.fixture
+def none_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces that begin here are not recorded."""
+    monkeypatch.setattr(tracing.ROOTS, "ratio", 0.0)
+
+
+@pytest.mark.usefixtures("none_recorded")
+@pytest.mark.parametrize("parent", [None, "", "junk", f"00-{'0' * 32}-b7ad6b7169203331-00"])
+def test_a_trace_that_is_left_out_has_an_id_that_goes_on(file: Path, parent: str | None) -> None:
+    with span("served", Kind.SERVER, parent=parent) as opened:
+        opened.set("a", 1)
+        known = trace_id()
+        assert len(known) == 32
+        assert int(known, 16) > 0
+        assert traceparent() is None
+        assert str(propagated()).startswith(f"00-{known}-")
+        assert str(propagated()).endswith("-00")
+        with span("inner"):
+            assert trace_id() == known
+    assert trace_id() == ""
+    assert not file.exists()
+
+
+@pytest.mark.usefixtures("none_recorded")
+def test_whoever_began_a_trace_decided_for_all(file: Path) -> None:
+    with span("served", parent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), span("inner"):
+        pass
+    assert [row["name"] for row in rows(file)] == ["inner", "served"]
+
+
+def test_as_many_traces_are_recorded_as_the_ratio_says(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing.ROOTS, "ratio", 0.1)
+    for _ in range(2_000):
+        with span("served"):
+            pass
+    assert 130 <= len(rows(file)) <= 275  # 200 expected, 5.6 standard deviations
+
+
 def test_failures_are_marked_and_bugs_keep_their_text_to_themselves(file: Path) -> None:
     with pytest.raises(NotFound), span("known"):
         raise NotFound("no model m", reason="model_not_found")

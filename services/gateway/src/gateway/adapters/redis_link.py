@@ -3,13 +3,17 @@
 import asyncio
 import ssl
 from collections import deque
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
 from servicekit.errors import Unavailable
 
 MOST_WAITING: Final = 10_000
+PASSES: Final = 8
+"""More than a new connection and its greetings take of a loop."""
 
 
 class RedisUnavailable(Unavailable):
@@ -38,8 +42,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self.is_up = True
 
     def data_received(self, data: bytes) -> None:
@@ -77,6 +80,30 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
 
+class Patience:
+    """Acts after some seconds, unless cancelled, and not before the loop has looked several times at what has come.
+
+    An idle loop does that in no time; in a busy one the seconds pass before it has seen what came long ago.
+    """
+
+    __slots__ = ("_act", "_handle", "_loop")
+
+    def __init__(self, seconds: float, act: Callable[[], None]) -> None:
+        self._act = act
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.Handle = self._loop.call_later(seconds, self._look, PASSES)
+
+    def cancel(self) -> None:
+        """Do not act."""
+        self._handle.cancel()
+
+    def _look(self, passes: int) -> None:
+        if passes:
+            self._handle = self._loop.call_soon(self._look, passes - 1)
+        else:
+            self._act()
+
+
 class RedisLink:
     """Asks Redis. Every question is answered within `timeout_s` seconds or raises RedisUnavailable.
 
@@ -95,7 +122,7 @@ class RedisLink:
         self._greeting = _greeting(unquote(address.username or ""), unquote(address.password or ""), int(database or 0))
         self._timeout_s = timeout_s
         self._wire: Wire | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Future[None] | None = None
 
     async def evalsha(self, digest: str, numkeys: int, *keys_and_arguments: Any) -> Any:
         """Run a script by its digest; raise ScriptUnknown."""
@@ -123,24 +150,48 @@ class RedisLink:
             raise RedisUnavailable("too much is asked of Redis at once")
         loop = asyncio.get_running_loop()
         future = wire.send(hiredis.pack_command(words))
-        timer = loop.call_later(self._timeout_s, _give_up, wire, future, loop.time())
+        patience = Patience(self._timeout_s, partial(_give_up, wire, future, loop.time()))
         try:
             answer = await future
         finally:
-            timer.cancel()
+            patience.cancel()
         if isinstance(answer, hiredis.ReplyError):
             raise _refusal(answer)
         return answer
 
     async def _connected(self) -> Wire:
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timeout_s), self._connecting:
-                if self._wire is not None and self._wire.is_up:
-                    return self._wire
-                self._wire = await self._connect()
-                return self._wire
+            async with asyncio.timeout(None) as limit:
+                patience = Patience(self._timeout_s, lambda: limit.reschedule(loop.time()))
+                try:
+                    return await self._connected_once()
+                finally:
+                    patience.cancel()
         except (OSError, TimeoutError) as error:
             raise RedisUnavailable("Redis cannot be reached") from error
+
+    async def _connected_once(self) -> Wire:
+        while (wire := self._wire) is None or not wire.is_up:
+            if self._connecting is None:
+                await self._connect_for_all()
+            else:
+                await asyncio.shield(self._connecting)
+        return wire
+
+    async def _connect_for_all(self) -> None:
+        """Connect; all who wait for it go on in the same turn of the loop. When this asker leaves, another tries."""
+        shared = self._connecting = asyncio.get_running_loop().create_future()
+        try:
+            self._wire = await self._connect()
+        except (OSError, RedisUnavailable):
+            shared.set_exception(ConnectionError())
+            shared.exception()  # it may be that nobody waits
+            raise
+        finally:
+            self._connecting = None
+            if not shared.done():
+                shared.set_result(None)
 
     async def _connect(self) -> Wire:
         loop, is_ready = asyncio.get_running_loop(), False
@@ -169,7 +220,7 @@ def _greeting(user: str, password: str, database: int) -> list[tuple[Any, ...]]:
 
 
 def _give_up(wire: Wire, future: "asyncio.Future[Any]", asked_s: float) -> None:
-    """Let a question be unanswered. A busy loop reads what has come before it looks at timers, so it blames no one."""
+    """Let a question be unanswered."""
     if not future.done():
         future.set_exception(RedisUnavailable("Redis answers too late"))
         if wire.heard_s < asked_s:

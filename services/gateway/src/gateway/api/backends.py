@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.feature_store.v1 import feature_store_pb2 as features
@@ -24,7 +25,12 @@ class Models(Protocol):
 
 
 class ChatCall(Protocol):
-    """One call of a caller to the models that may answer him; it may be asked more than once."""
+    """One call of a caller to the models that may answer him, open inside `with`; it may be asked more than once."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
 
     @property
     def routing(self) -> gateway.Routing:

@@ -27,9 +27,9 @@ class Body(BaseModel):
 B = TypeVar("B", bound=Body)
 
 
-async def read(request: Request, model: type[B]) -> B:
+async def read(request: Request, model: type[B], *, ignore_unknown: bool = False) -> B:
     """Return the body as `model`; raise InvalidInput that names the field at fault, or UnsupportedMediaType."""
-    return parse(model, await json_body(request))
+    return parse(model, await json_body(request), ignore_unknown=ignore_unknown)
 
 
 async def json_body(request: Request) -> bytes:
@@ -66,17 +66,18 @@ async def whole_body(request: Request) -> bytes:
     return b"".join(pieces)
 
 
-def parse(model: type[B], body: bytes) -> B:
+def parse(model: type[B], body: bytes, *, ignore_unknown: bool = False) -> B:
     """Return JSON text as `model`; raise InvalidInput that names the field at fault.
 
-    A name that is there twice is refused, because readers differ in which one counts.
+    A name that is there twice is refused, because readers differ in which one counts. One that the model does not have
+    is refused, too, or dropped at whichever depth.
     """
     try:
         jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
     except ValueError as error:
         raise InvalidInput(f"the body is not JSON: {error}"[:300], reason="malformed_json") from error
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, extra="ignore" if ignore_unknown else None)
     except ValidationError as error:
         raise invalid(error) from error
 

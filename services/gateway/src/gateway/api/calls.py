@@ -1,6 +1,7 @@
 """Every call of the gateway, once; both doors lead here."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Final
 
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.feature_store.v1 import feature_store_pb2 as features
@@ -14,11 +15,15 @@ from servicekit import identity
 from gateway.api.backends import Backends, Chats
 from gateway.api.chat_calls import ChatCalls, Chunks
 from gateway.api.chat_rules import UnknownFields
-from gateway.api.direct_chats import DirectChats
+from gateway.api.knowledge_tokens import likely_tokens_of_search, tokens_of_documents, tokens_of_news, tokens_of_search
 from gateway.api.offered_models import OfferedModels
-from gateway.api.runs import BYTES_PER_TOKEN, UNMETERED, Runs
+from gateway.api.runs import MeteredRuns
 from gateway.api.upstream import check_whole, closing, naming
 from gateway.core import scopes
+from gateway.core.token_bounds import most_tokens
+
+FRAME_TOKENS: Final = 2
+"""What an encoder puts before and behind each text."""
 
 
 def allow(scope: str) -> None:
@@ -27,23 +32,23 @@ def allow(scope: str) -> None:
 
 
 class Calls:
-    """What a caller can ask of Penstock, whichever door he came through. Each call checks its own scope."""
+    """What a caller can ask of Penstock, whichever door he came through. Each call checks its own scope.
+
+    `ignores_unknown` says whether fields that OpenAI's schema does not have are dropped from its requests.
+    """
 
     def __init__(
         self,
         backends: Backends,
-        chats: Chats | None = None,
+        chats: Chats,
+        offered: OfferedModels,
+        runs: MeteredRuns,
         unknown_fields: UnknownFields = UnknownFields.PASS,
-        offered: OfferedModels | None = None,
-        runs: Runs = UNMETERED,
     ) -> None:
-        """Without `chats` and `runs`, what a caller names is asked directly: no routes, no limits, no ledger.
-
-        Without `offered`, no aliases are listed.
-        """
+        self.ignores_unknown = unknown_fields is UnknownFields.IGNORE
         self._runs = runs
-        self._offered = offered or OfferedModels(backends.models, backends.knowledge_bases)
-        self._chats = ChatCalls(chats or DirectChats(backends.models), backends.pipelines, unknown_fields, runs)
+        self._offered = offered
+        self._chats = ChatCalls(chats, backends.pipelines, unknown_fields, runs)
         self._encoders = backends.encoders
         self._pipelines = backends.pipelines
         self._knowledge_bases = backends.knowledge_bases
@@ -60,15 +65,16 @@ class Calls:
     async def embed(self, request: pb.EmbedRequest) -> embedding.EmbedResponse:
         """Encode texts, or token ids."""
         allow(scopes.EMBEDDINGS)
-        async with self._runs.encoder(request.model, request.ByteSize() // BYTES_PER_TOKEN + 1) as bill:
-            inner = embedding.EmbedRequest(model=bill.card.name, texts=request.texts, tokens=request.tokens)
-            if request.HasField("dimensions"):
-                inner.dimensions = request.dimensions
-            with naming(request.model):
-                response = await self._encoders.embed(inner)
-            bill.counted(sum(response.token_counts), 0)
-            bill.version, bill.digest = response.encoder.version, response.encoder.digest
-            return response
+        inner = embedding.EmbedRequest(texts=request.texts, tokens=request.tokens)
+        if request.HasField("dimensions"):
+            inner.dimensions = request.dimensions
+
+        def ask(model: str) -> Awaitable[embedding.EmbedResponse]:
+            inner.model = model
+            return self._encoders.embed(inner)
+
+        with naming(request.model):
+            return await self._runs.encode(request.model, _most_tokens(request), ask)
 
     async def list_models(self) -> list[inference.Model]:
         """Return the models, aliases and pipelines that the caller may ask for, by name."""
@@ -109,25 +115,33 @@ class Calls:
     async def search(self, request: pb.SearchRequest) -> orchestrator.SearchResponse:
         """Search a knowledge base by text."""
         allow(scopes.KNOWLEDGE_READ)
-        self._runs.confined(request.knowledge_base)
-        return await self._pipelines.search(
-            orchestrator.SearchRequest(
-                knowledge_base=request.knowledge_base,
-                text=request.text,
-                top_k=request.top_k,
-                filter=request.filter,
-                mode=request.mode,
-                min_revision=request.min_revision,
+        async with self._runs.knowledge("search", request.knowledge_base, tokens_of_search(request)) as bill:
+            found = await self._pipelines.search(
+                orchestrator.SearchRequest(
+                    knowledge_base=request.knowledge_base,
+                    text=request.text,
+                    top_k=request.top_k,
+                    filter=request.filter,
+                    mode=request.mode,
+                    min_revision=request.min_revision,
+                )
             )
-        )
+            bill.input_tokens = likely_tokens_of_search(request)
+            return found
 
     async def ingest(self, request: pb.IngestDocumentsRequest) -> AsyncGenerator[pb.IngestDocumentsResponse, None]:
         """Take documents in, with news of each as it goes."""
         allow(scopes.KNOWLEDGE_WRITE)
-        self._runs.confined(request.knowledge_base)
         inner = orchestrator.IngestDocumentsRequest(knowledge_base=request.knowledge_base, documents=request.documents)
-        async with closing(self._pipelines.ingest(inner)) as events:
+        documents = request.documents
+        async with (
+            self._runs.knowledge("ingest", request.knowledge_base, tokens_of_documents(documents)) as bill,
+            closing(self._pipelines.ingest(inner)) as events,
+        ):
             async for event in events:
+                bill.began()
+                bill.input_tokens += tokens_of_news(event.progress, documents)
+                await self._runs.renew(bill)
                 yield pb.IngestDocumentsResponse(progress=event.progress)
 
     async def get_provenance(self, answer_id: str) -> answers.Provenance:
@@ -197,3 +211,9 @@ class Calls:
         allow(scopes.FEATURES_WRITE)
         inner = features.PushFeaturesRequest(feature_view=request.feature_view, rows=request.rows)
         return await self._features.push(inner)
+
+
+def _most_tokens(request: pb.EmbedRequest) -> int:
+    """Return how many tokens an encoder reads at most, with its own around each text."""
+    read = most_tokens("".join(request.texts).encode()) + sum(len(each.ids) for each in request.tokens)
+    return read + FRAME_TOKENS * (len(request.texts) + len(request.tokens))

@@ -25,7 +25,7 @@ class ChatRoutes:
 
     async def complete(self, request: Request) -> Response:
         """Write the next turn of a conversation."""
-        asked = parse_chat(await json_body(request))
+        asked = parse_chat(await json_body(request), ignore_unknown=self._calls.ignores_unknown)
         conversation = asked.conversation()
         if asked.stream:
             return await self._stream(conversation, asked.stream_options or DEFAULT_OPTIONS)

@@ -11,6 +11,7 @@ from penstock.gateway.v1 import gateway_pb2 as pb
 from penstock.inference.v1 import inference_pb2 as inference
 
 from gateway.api.render import FINISH_REASONS, Json, extension_json, routing_json, served_json, usage_json
+from gateway.core.ids import new_id
 
 DONE: Final = b"data: [DONE]\n\n"
 PADDED_TO: Final = 64
@@ -21,7 +22,7 @@ _unsafe: Final = re.compile(r"[^\x21-\x7e]")
 
 def head(kind: str, model: str) -> Json:
     """Return what begins a whole answer, and every chunk of a stream alike."""
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model}
+    return {"id": new_id("chatcmpl-"), "object": kind, "created": int(time.time()), "model": model}
 
 
 def completion(model: str, response: pb.ChatResponse) -> Json:

@@ -14,7 +14,7 @@ from servicekit.errors import InvalidInput
 from gateway.api.backends import ChatCall, Chats, Pipelines
 from gateway.api.chat_needs import needs_of
 from gateway.api.chat_rules import UnknownFields, check, naming_extra
-from gateway.api.runs import UNMETERED, Runs
+from gateway.api.runs import MeteredRuns
 from gateway.api.upstream import check_whole, closing, naming
 from gateway.core import scopes
 from gateway.core.structured import Demands, InvalidStructuredOutput, correction
@@ -28,9 +28,7 @@ JUDGED = frozenset({inference.FINISH_REASON_STOP, inference.FINISH_REASON_TOOL_C
 class ChatCalls:
     """Every chat, whichever door it came through."""
 
-    def __init__(
-        self, chats: Chats, pipelines: Pipelines, unknown_fields: UnknownFields, runs: Runs = UNMETERED
-    ) -> None:
+    def __init__(self, chats: Chats, pipelines: Pipelines, unknown_fields: UnknownFields, runs: MeteredRuns) -> None:
         self._runs = runs
         self._chats = chats
         self._pipelines = pipelines
@@ -46,14 +44,13 @@ class ChatCalls:
                     answered = await self._pipelines.ask(orchestrator.AskRequest(question=question))
                     self._runs.answered(bill, answered.answer)
             return _turn(answered.answer, with_text=True)
-        call = self._chats.open(conversation.model, needs_of(conversation))
-        with naming_extra(conversation):
+        with self._chats.open(conversation.model, needs_of(conversation)) as call, naming_extra(conversation):
             response = await call.complete(_request(conversation))
-        if demands:
-            await _mend(call, conversation, response, demands)
-        return pb.ChatResponse(
-            choices=response.choices, usage=response.finished.usage, served=response.served, routing=call.routing
-        )
+            if demands:
+                await _mend(call, conversation, response, demands)
+            return pb.ChatResponse(
+                choices=response.choices, usage=response.finished.usage, served=response.served, routing=call.routing
+            )
 
     def stream(self, conversation: pb.Conversation) -> Chunks:
         """Write the next turn piece by piece; how it ended is said last, once the whole is known to be good.
@@ -166,13 +163,14 @@ async def _generated(call: ChatCall, conversation: pb.Conversation, demands: Dem
         options=conversation.options if conversation.HasField("options") else None,
     )
     progress = _Progress(demands)
-    with naming_extra(conversation):
+    with call, naming_extra(conversation):
         async with aclosing(call.generate(request)) as events:
             async for event in events:
                 piece = progress.take(event)
                 if piece.deltas or piece.HasField("served"):
                     yield piece
-    yield progress.last(call.routing)
+        last = progress.last(call.routing)
+    yield last
 
 
 def _request(conversation: pb.Conversation) -> inference.CompleteRequest:

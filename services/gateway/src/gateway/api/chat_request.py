@@ -205,10 +205,13 @@ class ChatRequest(Sampling):
                 raise UnsupportedParameter(f"{name} is not supported", field=name)
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """Return a body as a request; raise InvalidInput for what is no JSON, has a name twice, or names the field."""
+def parse_chat(body: bytes, *, ignore_unknown: bool = False) -> ChatRequest:
+    """Return a body as a request; raise InvalidInput for what is no JSON, has a name twice, or names the field.
+
+    What OpenAI's schema does not have is dropped, at whichever depth, when told to.
+    """
     try:
-        return ChatRequest.model_validate(parse_json(body))
+        return ChatRequest.model_validate(parse_json(body), extra="ignore" if ignore_unknown else None)
     except ValidationError as error:
         raise invalid(error) from error
     except ValueError as error:

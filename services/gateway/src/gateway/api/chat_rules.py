@@ -1,5 +1,6 @@
 """What a conversation has to be, whichever door it came through; fields are named as in OpenAI's schema."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,14 +32,23 @@ _tool_name: Final = re.compile(TOOL_NAME)
 
 
 class UnknownFields(StrEnum):
-    """What becomes of fields that OpenAI's schema does not have: refused by name, or passed to a model's host."""
+    """What becomes of fields that OpenAI's schema does not have: refused by name, dropped, or passed to a model's host.
+
+    What no host would get (inside messages and tools, and of embeddings) is refused where others are passed on.
+    """
 
     REFUSE = "refuse"
+    IGNORE = "ignore"
     PASS = "pass"  # noqa: S105  a word, not a password
 
 
 def check(conversation: pb.Conversation, unknown_fields: UnknownFields) -> Demands:
-    """Raise InvalidInput unless the conversation can be asked; return what its answer has to be."""
+    """Raise InvalidInput unless the conversation can be asked; return what its answer has to be.
+
+    Fields that the policy ignores are dropped from the conversation.
+    """
+    if unknown_fields is UnknownFields.IGNORE and conversation.options.extra_json:
+        _drop_unknown(conversation.options)
     target = target_of(conversation.model)
     is_pipeline = isinstance(target, Pipeline)
     messages = conversation.messages
@@ -182,6 +192,11 @@ def _extra_fields(extra_json: str) -> Mapping[str, Any]:
     if any(len(name) > LONGEST_FIELD for name in fields):
         raise InvalidInput(f"a field's name has at most {LONGEST_FIELD} characters", field="extra_json")
     return fields
+
+
+def _drop_unknown(options: inference.ChatOptions) -> None:
+    kept = {name: value for name, value in _extra_fields(options.extra_json).items() if name in CARRIED}
+    options.extra_json = json.dumps(kept, separators=(",", ":")) if kept else ""
 
 
 def _check_extra(extra_json: str, unknown_fields: UnknownFields) -> None:

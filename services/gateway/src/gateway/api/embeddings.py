@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.gateway.v1 import gateway_pb2 as pb
+from penstock.inference.v1 import inference_pb2 as inference
 from pydantic import Field, WithJsonSchema
 from servicekit.errors import InvalidInput
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from gateway.api.body import UINT32_MAX, Body, json_response, read
 from gateway.api.calls import Calls
+from gateway.api.chat_answer import served_headers
 
 MOST_TEXTS: Final = 2048
 TEXT: Final[dict[str, Any]] = {"type": "string", "minLength": 1}
@@ -80,7 +82,7 @@ class EmbeddingsRoutes:
 
     async def create(self, request: Request) -> Response:
         """Encode one text or many."""
-        asked = await read(request, EmbeddingsRequest)
+        asked = await read(request, EmbeddingsRequest, ignore_unknown=self._calls.ignores_unknown)
         try:
             embedded = await self._calls.embed(asked.typed())
         except InvalidInput as error:
@@ -89,7 +91,10 @@ class EmbeddingsRoutes:
         items = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
         tokens = sum(embedded.token_counts)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return json_response({"object": "list", "data": items, "model": asked.model, "usage": usage})
+        response = json_response({"object": "list", "data": items, "model": asked.model, "usage": usage})
+        served = inference.ServedModel(model=embedded.encoder.model, version=embedded.encoder.version)
+        response.raw_headers.extend(served_headers(served))
+        return response
 
 
 def _at_most(values: list[Any]) -> list[Any]:

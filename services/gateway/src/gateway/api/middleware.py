@@ -5,15 +5,14 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from servicekit import deadline
 from servicekit.errors import InvalidInput, PenstockError, TimedOut
-from servicekit.identity import Identity, acting_as
+from servicekit.identity import Identity, enter
 from servicekit.rpc import PeerFailed
 from servicekit.telemetry import Kind, Span, span, trace_id
 from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, gauge, histogram
@@ -23,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.errors import TooLarge, error_body, error_headers, http_status
 from gateway.api.intake import ClientGone, linger, take
+from gateway.api.quota_headers import quota_headers
 from gateway.core import accounts, arrival
 from gateway.core.accounts import Account
 from gateway.core.arrival import Arrival
@@ -69,7 +69,7 @@ class Reply:
             self.status = message["status"]
             headers = message["headers"]
             self.streaming = any(name == b"content-type" and b"event-stream" in value for name, value in headers)
-            message["headers"] = [*headers, (b"x-request-id", self.request_id.encode())]
+            message["headers"] = [*headers, (b"x-request-id", self.request_id.encode()), *quota_headers()]
         elif not message.get("more_body", False):
             self.finished = True
         await self.send(message)
@@ -156,10 +156,14 @@ class Door:
                 await self._answer(scope, receive, reply)
                 return
             identity, account = await self._authenticate(_bearer(headers))
-            with deadline.within(self._timeout_s(headers)), acting_as(identity), accounts.acting_as(account):
-                body = await _read_in_time(receive, headers, self._max_body_bytes)
-                with arrival.through(_arrival(scope, headers, body)), _leaving_with_client(receive, reply):
-                    await self._answer(scope, _replay(body), reply)
+            # a request has a task and a context of its own: what is set here ends with it
+            deadline.enter(self._timeout_s(headers))
+            enter(identity)
+            accounts.enter(account)
+            body = await _read_in_time(receive, headers, self._max_body_bytes)
+            arrival.enter(_arrival(scope, headers, body))
+            with _LeavingWithClient(receive, reply):
+                await self._answer(scope, _replay(body), reply)
         except TooLarge as error:
             await reply.fail(error, partial(linger, receive, headers))
         except PenstockError as error:
@@ -242,36 +246,42 @@ def _replay(body: bytes) -> Receive:
     return receive
 
 
-@contextmanager
-def _leaving_with_client(receive: Receive, reply: Reply) -> Iterator[None]:
-    """Cancel the work inside, and whatever it asked upstream, when the connection closes first: ClientGone.
+class _LeavingWithClient:
+    """Cancels the work inside, and whatever it asked upstream, when the connection closes first: ClientGone.
 
     Nobody looks during the first milliseconds: most answers are out by then, and a look costs a task.
     """
-    working = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    watching: list[asyncio.Task[None]] = []
-    gone = False
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not reply.finished and working is not None:
-            gone = True
-            working.cancel()
+    __slots__ = ("_gone", "_receive", "_reply", "_timer", "_watching", "_working")
+    _timer: asyncio.TimerHandle
+    _working: "asyncio.Task[Any] | None"
 
-    timer = loop.call_later(UNWATCHED_S, lambda: watching.append(loop.create_task(watch())))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and working is not None and working.uncancel() == 0:
+    def __init__(self, receive: Receive, reply: Reply) -> None:
+        self._receive = receive
+        self._reply = reply
+        self._watching: asyncio.Task[None] | None = None
+        self._gone = False
+
+    def __enter__(self) -> None:
+        self._working = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(UNWATCHED_S, self._look)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        if kind is asyncio.CancelledError and self._gone and self._working and self._working.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        timer.cancel()
-        for task in watching:
-            task.cancel()
+
+    def _look(self) -> None:
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._reply.finished and self._working is not None:
+            self._gone = True
+            self._working.cancel()
 
 
 def _span_name(scope: Scope) -> str:

@@ -1,6 +1,6 @@
 """The models, aliases and pipelines that a caller may ask for: what his scopes, allowlists and region leave of them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
@@ -13,16 +13,11 @@ from gateway.core.routes import Route
 from gateway.core.targets import PIPELINE_PREFIX, ModelNotFound, Pipeline, target_of
 
 
-def no_routes() -> Mapping[str, Route]:
-    """Return no aliases."""
-    return {}
-
-
 class OfferedModels:
     """Lists and finds what the account of the call at hand may name in `model`."""
 
     def __init__(
-        self, models: Models, knowledge_bases: KnowledgeBases, routes: Callable[[], Mapping[str, Route]] = no_routes
+        self, models: Models, knowledge_bases: KnowledgeBases, routes: Callable[[], Mapping[str, Route]]
     ) -> None:
         """Take where models and knowledge bases are, and what returns the routes in force by alias."""
         self._models = models
@@ -70,12 +65,21 @@ class OfferedModels:
     def _aliases(self, account: Account, known: Mapping[str, inference.Model]) -> dict[str, inference.Model]:
         aliases: dict[str, inference.Model] = {}
         for alias, route in self._routes().items():
-            best = _best((known[each] for each in route.candidates if each in known), account)
+            best = _best(_comparable([known.get(each) for each in route.candidates]), account)
             if best is not None and account.allows(alias):
                 aliases[alias] = inference.Model()
                 aliases[alias].CopyFrom(best)
                 aliases[alias].name = alias
         return aliases
+
+
+def _comparable(candidates: Sequence[inference.Model | None]) -> list[inference.Model]:
+    """Return the candidates that are there; of encoders, those that give the vectors of the first."""
+    first, there = candidates[0], [model for model in candidates if model is not None]
+    if not any(model.task == inference.MODEL_TASK_EMBED for model in there):
+        return there
+    digest = "" if first is None else first.digest
+    return [model for model in there if model is first or (digest and model.digest == digest)]
 
 
 def _best(candidates: Iterable[inference.Model], account: Account) -> inference.Model | None:

@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Final, cast
+from types import TracebackType
+from typing import Any, Final, Self, cast
 
 from penstock.gateway.v1 import gateway_pb2 as pb
 from penstock.inference.v1 import inference_pb2 as inference
 from servicekit import deadline
-from servicekit.errors import PenstockError, TimedOut
+from servicekit.errors import PenstockError, TimedOut, Unavailable
 
 from gateway.api.backends import Models
 from gateway.api.upstream import check_whole, closing, naming
@@ -40,12 +41,16 @@ class RoutedChats:
     def open(self, model: str, needs: Needs) -> "RoutedCall":
         """Begin a call to a model or an alias; raise what stands against it, before anything is asked."""
         account = accounts.current()
-        plan = self.router.plan(model, needs, account)
+        try:
+            plan = self.router.plan(model, needs, account)
+        except Unavailable as error:
+            self.billing.unserved("chat", model, error)
+            raise
         return RoutedCall(self, plan, needs, self.billing.open("chat", plan.route.alias, account))
 
 
 class RoutedCall:
-    """One call; it is asked twice when an answer has to be repaired."""
+    """One call, open inside `with`; it is asked twice when an answer has to be repaired."""
 
     def __init__(self, chats: RoutedChats, plan: Plan, needs: Needs, call: Call) -> None:
         self._chats = chats
@@ -55,6 +60,14 @@ class RoutedCall:
         self._routing = pb.Routing(call_id=call.id)
         for model, reason in plan.skipped:
             self._routing.skipped.add(model=model, reason=reason)
+
+    def __enter__(self) -> Self:
+        """Return the call."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Count the call, and how it ended."""
+        self._call.__exit__(kind, error, at)
 
     @property
     def routing(self) -> pb.Routing:
@@ -138,6 +151,7 @@ class RoutedCall:
                 if begun or event.deltas or complete:
                     aside = aside or (not begun and refused is not None and self._passed_on(event.deltas))
                     bill.began()
+                    await self._chats.billing.renew(bill)
                     if not aside:
                         yield held
                         held = []
@@ -163,7 +177,7 @@ class RoutedCall:
     async def _attempt(self, card: ModelCard, trial: Trial, request: Any) -> AsyncIterator[Bill]:
         request.model = card.name
         said = self._routing.attempts.add(model=card.name, outcome="cancelled")
-        start_s = asyncio.get_running_loop().time()
+        start_s = time.monotonic()
         try:
             estimate = self._estimate(card, request)
             async with self._chats.billing.attempt(self._call, card, estimate) as bill:
@@ -179,7 +193,7 @@ class RoutedCall:
             raise
         finally:
             trial.abandoned()  # has no effect when one of the others was called
-            said.duration_ms = (asyncio.get_running_loop().time() - start_s) * 1e3
+            said.duration_ms = (time.monotonic() - start_s) * 1e3
 
     def _estimate(self, card: ModelCard, request: Any) -> Estimate:
         """Return the most that an attempt may take; an open end is closed for a caller who has limits."""
@@ -191,7 +205,8 @@ class RoutedCall:
             if _counts_tokens(account):
                 request.sampling.max_tokens = most
         written = most * max(1, request.sampling.n)
-        read = self._needs.input_tokens
+        read = self._needs.most_input_tokens or self._needs.input_tokens
+        read = min(read, card.context_tokens or read)
         return Estimate(read + written, min(card.price.cost_nanos(read, written), MOST_NANOS))
 
     def _passed_on(self, choices: Any) -> bool:
@@ -254,6 +269,7 @@ def _note(bill: Bill, event: inference.GenerateResponse, needs: Needs) -> None:
         bill.input_tokens = bill.input_tokens or needs.input_tokens
         bill.output_tokens += len(event.deltas)  # a delta is about a token; the backend's own count replaces it
     if event.HasField("finished"):
+        bill.backend_s = event.finished.backend_s
         _note_usage(bill, event.finished.usage)
 
 
@@ -261,6 +277,7 @@ def _note_whole(bill: Bill, response: inference.CompleteResponse, needs: Needs) 
     bill.version, bill.digest = response.served.version, response.served.digest
     written = sum(len(choice.message.content) for choice in response.choices)
     bill.input_tokens, bill.output_tokens = needs.input_tokens, written // CHARACTERS_PER_TOKEN + 1
+    bill.backend_s = response.finished.backend_s
     _note_usage(bill, response.finished.usage)
 
 

@@ -5,10 +5,12 @@ import math
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from servicekit.rpc.server import AddressTaken
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
@@ -28,6 +30,46 @@ def bind(address: str) -> socket.socket:
     return listener
 
 
+class GatheringProtocol(HttpToolsProtocol):
+    """Sends the head and the body of an answer together: apart they are two packets, and wake the caller twice."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Put the gathering transport between."""
+        gathering: Any = GatheringTransport(transport, self.loop)
+        super().connection_made(gathering)
+
+
+class GatheringTransport:
+    """A transport that writes at the end of the loop's turn all that came in it."""
+
+    __slots__ = ("_loop", "_pieces", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
+
+    def write(self, piece: bytes) -> None:
+        """Send with what else comes in this turn."""
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(piece)
+
+    def close(self) -> None:
+        """Send what is left, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+
+
 class RestServer(uvicorn.Server):
     """A uvicorn server that is ended by cancelling `run`: no new connections, then running requests get `drain_s`."""
 
@@ -35,7 +77,7 @@ class RestServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=GatheringProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -1,7 +1,7 @@
 """Every call of OIP, once; its gRPC and its REST door lead here. Rights are checked, tensors pass through as bytes."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol
 
 from servicekit.errors import Forbidden, NotFound, PenstockError
@@ -36,14 +36,10 @@ Admit = Callable[[ModelCard], AbstractAsyncContextManager[object]]
 """Opens around each run of a model: where limits, budgets and the ledger hold it; may raise QuotaExceeded."""
 
 
-def _freely(_: ModelCard) -> AbstractAsyncContextManager[object]:
-    return nullcontext()
-
-
 class TensorCalls:
     """What OIP offers, whichever door a caller came through."""
 
-    def __init__(self, tensors: Tensors, catalogue: Callable[[], Catalogue], admit: Admit = _freely) -> None:
+    def __init__(self, tensors: Tensors, catalogue: Callable[[], Catalogue], admit: Admit) -> None:
         """Take the pool, what returns the models known now (raising Unavailable when none are), and who admits runs."""
         self._tensors = tensors
         self._catalogue = catalogue

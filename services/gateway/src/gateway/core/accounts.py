@@ -4,24 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from enum import IntEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
 from servicekit.errors import Unauthenticated
-
-
-class Priority(IntEnum):
-    """How important a request is; the least important is shed first."""
-
-    BATCH = 0
-    STANDARD = 1
-    INTERACTIVE = 2
-
-    @property
-    def label(self) -> str:
-        """The name that callers, configuration and services use: `batch`, `standard` or `interactive`."""
-        return self.name.lower()
+from servicekit.load.priority import Priority as Priority  # noqa: PLC0414  a part of an account
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,5 @@
 """How a call came in: through which door, and whether it is another try of an earlier one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
@@ -25,11 +23,6 @@ def current() -> Arrival:
     return _CURRENT.get()
 
 
-@contextmanager
-def through(arrival: Arrival) -> Iterator[None]:
-    """Make an arrival the current one inside the block."""
-    token = _CURRENT.set(arrival)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+def enter(arrival: Arrival) -> None:
+    """Say how the request that is now being served came in; it is so to the end of the task's context."""
+    _CURRENT.set(arrival)

@@ -1,19 +1,30 @@
 """One attempt to have a model answer: admitted, paid for in advance, written down, and settled however it ends."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
 
-from servicekit.errors import PenstockError
+from servicekit.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    PenstockError,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from servicekit.telemetry import trace_id
 
 from gateway.core import arrival
 from gateway.core.accounts import Account
 from gateway.core.attempts import CANCELLED, FAILED, OK, Attempt, Outcome, Status
+from gateway.core.call_measures import CallMeasures, Took
+from gateway.core.ids import new_id
 from gateway.core.ledger import Ledger, LedgerFull
 from gateway.core.load import Gate
 from gateway.core.metering import Estimate, Meter, Reservation
@@ -21,25 +32,41 @@ from gateway.core.models import ModelCard
 from gateway.core.retries import RetryLinks
 from gateway.core.slo import SloTracker
 
-CALLERS_OWN: Final = frozenset(
-    {"invalid_input", "unsupported_parameter", "context_length_exceeded", "model_not_found", "wrong_task"}
-)
-"""Reasons that say nothing of how well a route is served."""
+CALLERS_OWN: Final = (InvalidInput, Unauthenticated, Forbidden, NotFound, Conflict, QuotaExceeded)
+"""Kinds of errors that say nothing of how well a route is served."""
 
+NAMED: Final = frozenset({"chat", "embed", "tensor"})
+"""Kinds of calls whose caller names a model or an alias, and not a knowledge base of his."""
+
+UNNAMED: Final = ("", "", "")
 LEDGER_RETRY_S: Final = 5.0
 
 
 @dataclass(slots=True)
 class Call:
-    """One call of a caller, which may take several attempts: `kind` is `chat`, `embed`, `ask` or `tensor`."""
+    """One call of a caller, open inside `with`, which may take several attempts.
+
+    `kind` is `chat`, `embed`, `ask`, `search`, `ingest` or `tensor`; `bill` is that of the last attempt.
+    """
 
     kind: str
     alias: str
     account: Account
-    id: str = field(default_factory=lambda: f"call_{secrets.token_hex(12)}")
+    on_end: Callable[["Call", BaseException | None], None]
+    opened_s: float
+    id: str = field(default_factory=partial(new_id, "call_"))
     attempts: int = 0
     cost_nanos: int = 0
     retry_of: str = ""
+    bill: "Bill | None" = None
+
+    def __enter__(self) -> Self:
+        """Return the call."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Count the call, and how it ended."""
+        self.on_end(self, error)
 
 
 @dataclass(slots=True)
@@ -58,15 +85,28 @@ class Bill:
     version: str = ""
     digest: str = ""
     first_byte_s: float | None = None
+    streamed: bool = False
+    backend_s: float = 0.0
     clock_s: Callable[[], float] = time.monotonic
     on_first_byte: Callable[[], None] | None = None
+    reservation: Reservation | None = None
 
     def began(self) -> None:
-        """Note the first byte of the answer; later ones change nothing."""
-        if self.first_byte_s is None:
-            self.first_byte_s = self.clock_s()
-            if self.on_first_byte is not None:
-                self.on_first_byte()
+        """Note the first byte of a stream; later ones change nothing."""
+        if not self.streamed:
+            self.streamed = True
+            self._noted()
+
+    def answered(self) -> None:
+        """Note that the whole answer is there."""
+        self.status, self.reason = OK, ""
+        if not self.streamed:
+            self._noted()
+
+    def _noted(self) -> None:
+        self.first_byte_s = self.clock_s()
+        if self.on_first_byte is not None:
+            self.on_first_byte()
 
     def counted(self, input_tokens: int, output_tokens: int, cached_input_tokens: int = 0) -> None:
         """Take over what the backend counted."""
@@ -112,15 +152,24 @@ class Books:
     now_s: Callable[[], float] = time.time
 
 
+def _models(call: Call) -> tuple[str, str, str]:
+    """Return provider, model asked for and model asked, as far as the catalogue names them: tenants name the others."""
+    asked = call.alias if call.kind in NAMED else ""
+    if call.bill is None:
+        return "", asked, ""
+    return call.bill.card.provider, asked, call.bill.card.name
+
+
 class Billing:
     """Holds every attempt to its account's limits, and leaves exactly one row of each in the ledger."""
 
     def __init__(self, books: Books) -> None:
         self._books = books
+        self._measures = CallMeasures()
 
     def open(self, kind: str, alias: str, account: Account) -> Call:
         """Begin a call, linked to the one that it retries."""
-        call = Call(kind, alias, account)
+        call = Call(kind, alias, account, self._ended, self._books.clock_s())
         came = arrival.current()
         if came.fingerprint:
             owner = (account.tenant, account.key_id)
@@ -142,10 +191,10 @@ class Billing:
             attempt = self._attempt(call, card, estimate)
             reservation = await self._begin(call.account, attempt, estimate)
             bill = Bill(card, queued_s, books.clock_s(), clock_s=books.clock_s, on_first_byte=slot.first_byte)
+            bill.reservation, call.bill = reservation, bill
             try:
                 yield bill
-                bill.began()
-                bill.status, bill.reason = OK, ""
+                bill.answered()
             except PenstockError as error:
                 bill.status, bill.reason = FAILED, error.reason
                 raise
@@ -155,8 +204,14 @@ class Billing:
             finally:
                 books.ledger.end(attempt.id, bill.outcome(books.clock_s()))
                 call.cost_nanos += bill.cost_nanos
-                self._judge(call, bill)
                 await self._settle(reservation, bill)
+
+    @asynccontextmanager
+    async def only(self, call: Call, card: ModelCard, estimate: Estimate) -> AsyncIterator[Bill]:
+        """Make a call of one attempt; errors are those of `attempt`."""
+        with call:
+            async with self.attempt(call, card, estimate) as bill:
+                yield bill
 
     async def _begin(self, account: Account, attempt: Attempt, estimate: Estimate) -> Reservation:
         """Reserve and write down, or neither: nothing has been asked yet."""
@@ -168,12 +223,33 @@ class Billing:
             raise
         return reservation
 
-    def _judge(self, call: Call, bill: Bill) -> None:
+    async def renew(self, bill: Bill) -> None:
+        """Keep what an attempt has reserved while it goes on; cheap enough for every piece of a stream."""
+        if bill.reservation is not None and bill.reservation.is_open:
+            await self._books.meter.renew(bill.reservation)
+
+    def unserved(self, kind: str, alias: str, error: PenstockError) -> None:
+        """Count a call that could not even be opened: nothing was there to serve it."""
+        if not isinstance(error, CALLERS_OWN):
+            self._books.slo.record(alias, False)
+            self._measures.failed(kind, UNNAMED, error, 0.0)
+
+    def _ended(self, call: Call, error: BaseException | None) -> None:
         """Hold what a caller saw against the route's promise; what he gave up, or got wrong himself, is not judged."""
-        if bill.status == OK:
-            self._books.slo.record(call.alias, True, (bill.first_byte_s or bill.begun_s) - bill.queued_s)
-        elif bill.status == FAILED and bill.reason not in CALLERS_OWN:
-            self._books.slo.record(call.alias, False)
+        bill, duration_s = call.bill, self._books.clock_s() - call.opened_s
+        models = _models(call)
+        if error is not None or bill is None:
+            if error is not None:
+                self._measures.failed(call.kind, models, error, duration_s)
+            if isinstance(error, Exception) and not isinstance(error, CALLERS_OWN):
+                self._books.slo.record(call.alias, False)
+            return
+        first_s = (bill.first_byte_s or bill.begun_s) - call.opened_s
+        self._books.slo.record(call.alias, True, first_s)
+        backend_s = bill.backend_s if call.attempts == 1 else 0.0
+        tokens = (bill.input_tokens, bill.output_tokens, bill.reported)
+        took = Took(duration_s, first_s if bill.streamed else None, backend_s, *tokens)
+        self._measures.served(call.kind, models, took)
 
     async def _settle(self, reservation: Reservation, bill: Bill) -> None:
         """Settle even when the caller has just left: what was taken was taken."""

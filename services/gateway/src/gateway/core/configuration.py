@@ -10,7 +10,7 @@ from gateway.core.cooldowns import CooldownPolicy
 from gateway.core.declaration import DeclaredTenant
 from gateway.core.models import Catalogue, Task
 from gateway.core.oidc import Issuer
-from gateway.core.routes import Route
+from gateway.core.routes import Route, same_vectors
 from gateway.core.targets import PIPELINE_PREFIX
 from gateway.core.tenants import DEFAULT_PROJECT
 
@@ -217,8 +217,22 @@ def _task_mistakes(route: Route, catalogue: Catalogue) -> Iterator[str]:
     tasks = [catalogue.cards[each].task for each in route.candidates if each in catalogue.cards]
     if len(set(tasks)) > 1:
         yield f"routes.{route.alias}.candidates: models of different tasks cannot stand in for each other"
+    elif len(tasks) > 1 and tasks[0] is Task.EMBED:
+        if route.fallback_on_refusal:
+            yield f"routes.{route.alias}.fallback_on_refusal: has no effect, an encoder refuses nothing"
+        yield from _encoder_mistakes(route, catalogue)
     elif len(tasks) > 1 and tasks[0] is not Task.GENERATE:
-        yield f"routes.{route.alias}.candidates: only models that generate can stand in for each other"
+        yield f"routes.{route.alias}.candidates: only models that generate or encode can stand in for each other"
+
+
+def _encoder_mistakes(route: Route, catalogue: Catalogue) -> Iterator[str]:
+    """Yield who gives other vectors; one whose digest is not known (yet) is passed over by the router until it is."""
+    known = [(position, catalogue.cards.get(each)) for position, each in enumerate(route.candidates)]
+    told = [(position, card) for position, card in known if card is not None and card.digest]
+    for position, card in told[1:]:
+        if not same_vectors(card, told[0][1]):
+            where = f"routes.{route.alias}.candidates[{position}]"
+            yield f"{where}: {card.name!r} gives other vectors than {told[0][1].name!r}; mixed they mean nothing"
 
 
 def _idle_patterns(path: str, patterns: Iterable[str] | None, names: set[str]) -> Iterator[str]:

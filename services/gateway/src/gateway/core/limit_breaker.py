@@ -40,6 +40,7 @@ class GuardedLimits:
     """Implements LimitStore over a shared store, and over `local`, or nothing (policy `closed`), while that is lost.
 
     After `failures` failures in a row the shared store is left alone for `open_s` seconds; then one call tries it.
+    Questions that were open together count as one failure.
     Settlements it did not take are kept, a bounded number, and sent when it is back. `clock` only goes on, in seconds.
     """
 
@@ -68,12 +69,6 @@ class GuardedLimits:
     def is_open(self) -> bool:
         """Whether the shared store is left alone."""
         return self._open_until_s is not None
-
-    async def check(self) -> str | None:
-        """Say why limits cannot be kept now, or None: with a local policy they always can."""
-        if self._local is None and self._open_until_s is not None:
-            return "the shared store of limits does not answer"
-        return None
 
     async def reserve(self, ask: Ask) -> Grant | Refusal | Unseeded:
         """Reserve in the shared store, or by the policy; raise LimitsUnavailable where that is `closed`."""
@@ -138,10 +133,11 @@ class GuardedLimits:
         if not self._may_ask():
             return None
         probes = self._is_probing = self._open_until_s is not None
+        failures = self._failures
         try:
             answer = await ask()
         except Unavailable:
-            self._failed()
+            self._failed(failures)
             if unsettled is not None:
                 self._keep(*unsettled)
             return None
@@ -158,8 +154,11 @@ class GuardedLimits:
     def _may_ask(self) -> bool:
         return self._open_until_s is None or (self._clock() >= self._open_until_s and not self._is_probing)
 
-    def _failed(self) -> None:
+    def _failed(self, before: int) -> None:
+        """Count a failure, `before` being how many there were when it was asked: a short silence fails many at once."""
         FAILED.inc()
+        if before != self._failures:
+            return
         self._failures += 1
         if self._failures < self._most_failures:
             return
@@ -199,11 +198,11 @@ class GuardedLimits:
         self._unsettled.append((grant, used))
 
     async def _send_unsettled(self) -> None:
-        for _ in range(min(len(self._unsettled), SETTLED_AT_ONCE)):
+        for _ in range(SETTLED_AT_ONCE):
+            if not self._unsettled or self._failures:
+                return
             grant, used = self._unsettled.popleft()
             await self.settle(grant, used, late=True)
-            if self._failures:
-                return
 
 
 async def _done(action: Awaitable[None]) -> bool:

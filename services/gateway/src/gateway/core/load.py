@@ -6,14 +6,15 @@ from functools import partial
 from typing import Final
 
 from servicekit import deadline
-from servicekit.telemetry.metrics import gauge
+from servicekit.errors import Unavailable
+from servicekit.load.concurrency_limit import USUAL_PACE, Pace
+from servicekit.load.counts import Counts
+from servicekit.load.lane import Lane, Shared, Slot, Why
+from servicekit.load.room import make_room
+from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, gauge, histogram
 
 from gateway.core.accounts import Account, Priority
-from gateway.core.concurrency_limit import USUAL_PACE, Pace
 from gateway.core.configuration import AdmissionPolicy
-from gateway.core.lane import LIMIT, Counts, DeadlineUnreachable, Lane, Overloaded, Shared, Slot
-
-__all__ = ["DeadlineUnreachable", "Gate", "Overloaded", "Slot"]
 
 MOST_ROUTES: Final = 256
 """Routes with a limit of their own; when all are busy, further ones share one."""
@@ -22,6 +23,49 @@ OVERFLOW: Final = "other"
 USUAL_POLICY: Final = AdmissionPolicy()
 IN_FLIGHT = gauge("penstock_gateway_admitted_in_flight", "Admitted requests now running", ("priority",))
 WAITING = gauge("penstock_gateway_admission_waiting", "Requests waiting to be admitted", ("priority",))
+LABELS: Final = tuple(priority.label for priority in Priority)
+SHED = counter("penstock_gateway_shed_requests", "Requests turned away under load", ("priority", "reason"))
+WAITED = histogram(
+    "penstock_gateway_admission_wait_seconds",
+    "Time that requests which had to wait, waited",
+    ("priority",),
+    SHORT_BUCKETS_S,
+)
+LIMIT = gauge("penstock_gateway_concurrency_limit", "How many requests of a route may run at once", ("route",))
+WAITED_OF: Final = tuple(WAITED.labels(label) for label in LABELS)
+
+
+class Overloaded(Unavailable):
+    """More is asked for than can be served, and others are more important or were first."""
+
+    default_reason = "overloaded"
+
+
+class DeadlineUnreachable(Unavailable):
+    """The time left is less than the wait and the quickest answers of this route take."""
+
+    default_reason = "deadline_unreachable"
+
+
+class GateReporter:
+    """Tells callers and metrics what becomes of requests at the gate."""
+
+    def refusal(self, slot: Slot, why: Why, left_s: float, retry_after_s: float) -> Unavailable:
+        """Return DeadlineUnreachable to one that is late, Overloaded to any other; count it."""
+        if why is Why.LATE:
+            SHED.labels(LABELS[slot.priority], DeadlineUnreachable.default_reason).inc()
+            message = f"{left_s * 1e3:.0f} ms are left, too little for an answer; this request was not begun"
+            return DeadlineUnreachable(message, retry_after_s=retry_after_s)
+        SHED.labels(LABELS[slot.priority], Overloaded.default_reason).inc()
+        return Overloaded("too much is asked for now; this request was not begun", retry_after_s=retry_after_s)
+
+    def waited(self, slot: Slot, seconds: float) -> None:
+        """Put a wait into its class's histogram."""
+        WAITED_OF[slot.priority].observe(seconds)
+
+    def limit_is(self, route: str, limit: int) -> None:
+        """Show a route's limit."""
+        LIMIT.labels(route).set(limit)
 
 
 class Gate:
@@ -41,7 +85,7 @@ class Gate:
     ) -> None:
         self.counts = Counts(most_waiting)
         self._policy = policy
-        self._shared = Shared(clock_s, remaining_s, pace, self.counts, self._make_room)
+        self._shared = Shared(clock_s, remaining_s, pace, self.counts, self._make_room, GateReporter())
         self._lanes: dict[str, Lane] = {}
 
     def admitted(self, account: Account, route: str) -> Slot:
@@ -68,22 +112,7 @@ class Gate:
             WAITING.labels(priority.label).set_function(partial(self.counts.waiting.__getitem__, priority))
 
     def _make_room(self, lane: Lane, newcomer: Slot) -> bool:
-        """Turn away one that waits, on whichever route, for a newcomer; return False when that is the least."""
-        for priority in Priority:
-            if priority < newcomer.priority and self.counts.waiting[priority] > self.counts.reserve(priority):
-                crowded = max(self._lanes.values(), key=lambda each: each.queue.waiting_in(priority))
-                if crowded.queue.waiting_in(priority):
-                    crowded.shed(crowded.queue.newest(priority))
-                    return True
-        priority = newcomer.priority
-        crowded = max(self._lanes.values(), key=lambda each: each.queue.waiting_in(priority))
-        if crowded is not lane and crowded.queue.waiting_in(priority) > lane.queue.waiting_in(priority) + 1:
-            crowded.shed(crowded.queue.newest(priority))
-            return True
-        victim = lane.queue.victim(newcomer)
-        if victim is not newcomer:
-            lane.shed(victim)
-        return victim is not newcomer
+        return make_room(self._lanes.values(), self.counts, lane, newcomer)
 
     def _lane(self, route: str) -> Lane:
         """Make the lane of a route; when there are too many, one that is idle goes first."""

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from servicekit.errors import QuotaExceeded, Unavailable
 from servicekit.telemetry.metrics import counter
 
+from gateway.core import quotas
 from gateway.core.accounts import Account, Limits, Subject
 from gateway.core.budgets import start_of
 from gateway.core.limit_ports import (
@@ -150,6 +151,7 @@ class Meter:
         answer = await self._store.reserve(ask)
         if isinstance(answer, Unseeded):
             answer = await self._seed_and_reserve(ask, answer)
+        quotas.tell(answer)
         if isinstance(answer, Grant):
             return Reservation(reservation_id, answer, self._clock() + self._lease_s / 2)
         REFUSED.labels(answer.measure.value, answer.subject.kind).inc()

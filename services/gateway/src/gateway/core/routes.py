@@ -10,7 +10,7 @@ from servicekit.errors import Forbidden, InvalidInput, NotFound, TimedOut, Unava
 from servicekit.telemetry.metrics import counter
 
 from gateway.core.accounts import Account
-from gateway.core.cooldowns import Cooldowns
+from gateway.core.cooldowns import Cooldowns, Trial
 from gateway.core.models import Catalogue, ModelCard, Models, Task
 from gateway.core.targets import ModelNotFound
 
@@ -59,7 +59,8 @@ class Route:
 class Needs:
     """What a request needs of a model. `input_tokens` is an estimate, `max_tokens` is 0 when the caller leaves it open.
 
-    `fields` names the field of the request that needs a capability.
+    `fields` names the field of the request that needs a capability. `most_input_tokens` is a bound in place of the
+    estimate, to be reserved; 0 where there is none.
     """
 
     capabilities: frozenset[str] = frozenset()
@@ -67,6 +68,7 @@ class Needs:
     max_tokens: int = 0
     fields: Mapping[str, str] = field(default_factory=dict)
     task: Task = Task.GENERATE
+    most_input_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,13 @@ class _Stage(IntEnum):
 
     NOT_ALLOWED = 0
     UNKNOWN = 1
-    TASK = 2
-    REGION = 3
-    CAPABILITY = 4
-    CONTEXT = 5
-    NOT_READY = 6
-    COOLING = 7
+    VECTORS = 2
+    TASK = 3
+    REGION = 4
+    CAPABILITY = 5
+    CONTEXT = 6
+    NOT_READY = 7
+    COOLING = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,8 @@ class Router:
         for candidate in route.candidates:
             card = catalogue.cards.get(candidate)
             objection = self._objection(candidate, card, needs, account)
+            if objection is None and card is not None and needs.task is Task.EMBED:
+                objection = _incomparable(card, catalogue.cards.get(route.candidates[0]))
             if objection is not None or card is None:
                 objections.append(objection or _Objection(_Stage.UNKNOWN, "unknown_model", candidate))
             else:
@@ -134,6 +139,10 @@ class Router:
         if not fitting and not doubtful:
             raise self._refusal(name, needs, account, objections)
         return Plan(route, (*fitting, *doubtful), _told(objections) if objections else ())
+
+    def begin(self, model: str) -> Trial | None:
+        """Open an attempt at a candidate; None when it rests."""
+        return self._cooldowns.begin(model)
 
     def resting(self, plan: Plan) -> NothingReady:
         """Return what to raise when every candidate of a plan turned out to rest after all."""
@@ -203,6 +212,11 @@ class Router:
         return NothingReady(f"{name} cannot answer now", reason=reason, retry_after_s=max(1.0, wait_s))
 
 
+def same_vectors(one: ModelCard, other: ModelCard) -> bool:
+    """Say whether two encoders are known to give the same vectors: weights, graph and tokenizer are the same."""
+    return bool(one.digest) and one.digest == other.digest
+
+
 def retryable(error: Exception) -> bool:
     """Say whether the next candidate is asked after this failure of one, nothing having been sent to the caller.
 
@@ -223,6 +237,13 @@ def _unfit(card: ModelCard, needs: Needs) -> _Objection | None:
     if card.context_tokens and needs.input_tokens // 2 + needs.max_tokens > card.context_tokens:
         return _Objection(_Stage.CONTEXT, "context_length", card.name)
     return None
+
+
+def _incomparable(card: ModelCard, first: ModelCard | None) -> _Objection | None:
+    """Object to an encoder unless it is the first of its route, or known to be the same: their vectors get mixed."""
+    if first is not None and (card is first or same_vectors(card, first)):
+        return None
+    return _Objection(_Stage.VECTORS, "other_vectors", card.name)
 
 
 def _surely_fits(card: ModelCard, needs: Needs) -> bool:

@@ -12,7 +12,7 @@ from penstock.multiplex.v1 import multiplex_pb2 as pb
 from penstock.multiplex.v1 import multiplex_pb2_grpc as pb_grpc
 
 from servicekit.errors import TimedOut, Unavailable
-from servicekit.rpc.multiplex import WINDOW
+from servicekit.rpc.multiplex import LISTENING, WINDOW
 from servicekit.rpc.outbox import Outbox
 from servicekit.rpc.wire import error_of, from_wire
 
@@ -70,7 +70,6 @@ class Exchange:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """Open the stream; it lasts until `close`, `finish` or a failure."""
         self.closing = False
-        self._answered = False
         self._numbers = 0
         self._waiting: dict[int, _Waiting] = {}
         opened: Any = pb_grpc.MultiplexServiceStub(channel).Exchange
@@ -166,7 +165,6 @@ class Exchange:
     async def _read(self) -> None:
         try:
             async for message in self._call:
-                self._answered = True
                 for answer in message.answers:
                     self._take(answer)
                 if message.draining and self._ending is None:
@@ -176,20 +174,17 @@ class Exchange:
             self._fail_all(self._broken(failure))
 
     def _broken(self, failure: grpc.aio.AioRpcError) -> Exception:
-        """Return what a broken stream means for its calls.
-
-        A write that fails first hides the server's own status behind INTERNAL: on a stream that never answered it is
-        taken for the refusal that it is nearly always, on any other for a lost connection.
-        """
+        """Return what a broken stream means for its calls; a write that fails hides the status behind INTERNAL."""
         if failure.code() is grpc.StatusCode.UNIMPLEMENTED:
             return NotMultiplexing()
         if failure.code() is grpc.StatusCode.INTERNAL:
-            return Unavailable("the stream broke", retry_after_s=1) if self._answered else NotMultiplexing()
+            return Unavailable("the stream broke", retry_after_s=1)
         return from_wire(failure)
 
     async def _send(self) -> None:
         try:
-            await self._outbox.send()
+            if LISTENING in tuple(await self._call.initial_metadata()):
+                await self._outbox.send()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             return  # the stream is over; who reads it learns why
 

@@ -19,6 +19,9 @@ WINDOW: Final = 64
 
 LARGEST_RESPONSE_BYTES: Final = 63 * 1024 * 1024
 
+LISTENING: Final = ("penstock-multiplex", "1")
+"""What the server sends at once; a caller writes nothing before: a write that fails would hide the status behind it."""
+
 Find = Callable[[str], Method | None]
 
 
@@ -32,6 +35,7 @@ class Multiplex(pb_grpc.MultiplexServiceServicer):
 
     async def Exchange(self, requests: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Serve one caller's stream until he ends it and everything is answered, or until it breaks."""
+        await context.send_initial_metadata((LISTENING,))
         async with asyncio.TaskGroup() as tasks:
             outbox = Outbox(context.write, _responses)
             stream = _Stream(self._find, tasks, outbox)

@@ -1,5 +1,6 @@
 """Errors on the wire: google.rpc.Status with ErrorInfo and RetryInfo, both ways."""
 
+import logging
 from typing import Any, Final
 
 import grpc
@@ -8,11 +9,16 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from servicekit import status
-from servicekit.errors import PenstockError
+from servicekit.errors import PenstockError, TimedOut, Unavailable
 
 DOMAIN: Final = "penstock"
 DETAILS_KEY: Final = "grpc-status-details-bin"
 LONGEST_MESSAGE: Final = 1000
+SAID: Final = {
+    Unavailable: "a service that is needed for this cannot be reached now",
+    TimedOut: "the deadline passed before the answer came",
+}
+log = logging.getLogger(__name__)
 
 
 class PeerFailed(Exception):
@@ -36,9 +42,16 @@ def to_wire(error: PenstockError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
 
 
 def from_wire(failure: grpc.aio.AioRpcError) -> Exception:
-    """Return the error a failed call stands for: one of the eight kinds, or PeerFailed for a bug on the other side."""
+    """Return the error a failed call stands for: one of the eight kinds, or PeerFailed for a bug on the other side.
+
+    What gRPC itself says of a lost connection has addresses in it: it is for the log.
+    """
     trailing: Any = failure.trailing_metadata() or ()
     raw = next((value for key, value in trailing if key == DETAILS_KEY), None)
+    kind = status.of_code(failure.code())
+    if raw is None and kind in SAID:
+        log.info("a call failed: %s: %s", failure.code().name, failure.details())
+        return kind(SAID[kind], retry_after_s=1 if kind is Unavailable else None)
     return error_of(failure.code(), failure.details() or "", raw if isinstance(raw, bytes) else b"")
 
 

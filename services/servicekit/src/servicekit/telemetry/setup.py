@@ -7,10 +7,11 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
 from servicekit.telemetry import logs
 from servicekit.telemetry.span_file import FileSpanExporter
+from servicekit.telemetry.tracing import ROOTS
 
 
 def configure(service: str, log_level: str, otlp_endpoint: str | None, trace_file: Path | None, ratio: float) -> None:
@@ -19,7 +20,8 @@ def configure(service: str, log_level: str, otlp_endpoint: str | None, trace_fil
     if otlp_endpoint is None and trace_file is None:
         return
     resource = Resource.create({"service.name": service, "service.namespace": "penstock"})
-    provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource)
+    ROOTS.ratio = ratio
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_ON), resource=resource)
     if otlp_endpoint is not None:
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
         provider.add_span_processor(BatchSpanProcessor(exporter))

@@ -3,10 +3,10 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from gateway.core.accounts import Priority
-from gateway.core.fair_queue import REMEMBERED_TENANTS, FairQueue, Share
 from hypothesis import given
 from hypothesis import strategies as st
+from servicekit.load.fair_queue import REMEMBERED_TENANTS, FairQueue, Share
+from servicekit.load.priority import Priority
 
 B, S, I = Priority  # noqa: E741
 NOTHING_RUNS = [0, 0, 0]

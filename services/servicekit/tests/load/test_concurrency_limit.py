@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from gateway.core.concurrency_limit import LONGEST_PROBE_GAP_S, ConcurrencyLimit, Pace
+from servicekit.load.concurrency_limit import LONGEST_PROBE_GAP_S, ConcurrencyLimit, Pace
 
 WORKERS = 20
 SERVICE_S = 0.1
@@ -15,7 +15,7 @@ class Rig:
 
     def __init__(self, first: int, workers: int = WORKERS, service_s: float = SERVICE_S, seed: int = 1) -> None:
         self.now_s = 50.0
-        self.limit = ConcurrencyLimit(4, first, 1_000, self.now_s)
+        self.limit = ConcurrencyLimit(4, first, 1_000, self.now_s, Pace(slack_s=0.0))
         self.workers, self.service_s = workers, service_s
         self._random = Random(seed)
 
@@ -165,3 +165,87 @@ def test_never_leaves_its_bounds_and_takes_over_new_ones() -> None:
     assert limit.limit == 60
     limit.keep_within(1, 10)
     assert limit.limit == 10
+
+
+def test_keeps_ahead_of_streams_that_begin_one_by_one_and_stay() -> None:
+    limit, now_s = ConcurrencyLimit(8, 64, 512, 0.0), 0.0
+    for running in range(1, 400):
+        now_s += 0.02
+        limit.sample(limit.round, 0.005, now_s, running)
+        assert running < limit.limit
+
+
+def test_streams_that_are_within_the_limit_are_not_held_back_for_a_probe() -> None:
+    limit, now_s = ConcurrencyLimit(8, 64, 100, 0.0), 0.0
+    for number in range(20_000):
+        now_s += 0.02
+        limit.sample(limit.round, 0.005, now_s, min(number, 95))
+        assert not limit.probing
+        assert number < 64 or limit.limit == 100
+
+
+def probing_with(latency_s: float) -> tuple[ConcurrencyLimit, float]:
+    """Return a limit of 64 that has just begun a probe, and what time it is."""
+    limit, now_s = ConcurrencyLimit(8, 64, 64, 0.0), 0.0
+    while not limit.probing:
+        now_s += 0.02
+        limit.sample(limit.round, latency_s, now_s, 64)
+    assert limit.limit == 32
+    return limit, now_s
+
+
+@pytest.mark.parametrize(("latency_s", "patience_s"), [(0.005, 0.5), (0.5, 4.0)])
+def test_a_probe_that_waits_for_places_of_long_streams_is_given_up(latency_s: float, patience_s: float) -> None:
+    limit, now_s = probing_with(latency_s)
+    limit.stream_left(now_s + patience_s - 0.01)
+    assert limit.probing
+    limit.stream_left(now_s + patience_s)
+    assert (limit.probing, limit.limit) == (False, 64)
+    limit.stream_left(now_s + 100.0)
+    assert limit.limit == 64
+    for step in range(1_000):
+        limit.sample(limit.round, latency_s, now_s + patience_s + step * 0.02, 64)
+        assert not limit.probing
+
+
+def test_a_crowd_that_comes_at_once_does_not_pass_for_the_time_without_load() -> None:
+    rig = Rig(64, workers=8)
+    for _ in range(10):
+        rig.round(running=8)
+    for running in (16, 48, 100):
+        rig.round(running=running)
+    rig.settled(12)
+    assert all(fits(limit, 8) for limit in rig.settled(40))
+
+
+@pytest.mark.parametrize(("slack_s", "expected"), [(0.01, 64), (0.0, 40)])
+def test_what_a_busy_process_adds_by_itself_does_not_lower_the_limit_of_a_quick_route(
+    slack_s: float, expected: int
+) -> None:
+    limit, now_s = ConcurrencyLimit(8, 64, 64, 0.0, Pace(slack_s=slack_s)), 0.0
+    for latency_s, running, times in ((0.003, 8, 100), (0.009, 64, 32)):
+        for _ in range(times):
+            now_s += 0.01
+            limit.sample(limit.round, latency_s, now_s, running)
+    assert limit.limit == expected
+
+
+@pytest.mark.parametrize("slow_once", [False, True])
+def test_a_crowd_of_long_streams_is_let_in_within_a_few_times_their_length(slow_once: bool) -> None:
+    limit, now_s, asked = ConcurrencyLimit(8, 64, 512, 0.0), 0.0, 200
+    ends: list[float] = []
+    if slow_once:
+        for latency_s in (0.005, 0.5):
+            for _ in range(32):
+                now_s += 0.01
+                limit.sample(limit.round, latency_s, now_s, 64, goes_on=True)
+        assert limit.limit < 64 + 16
+    while len(ends) < asked:
+        now_s += 0.01
+        for end in [end for end in ends if end <= now_s]:
+            ends.remove(end)
+            limit.stream_left(now_s)
+        while len(ends) < min(limit.limit, asked):
+            ends.append(now_s + 4.0)
+            limit.sample(limit.round, 0.005, now_s, len(ends), goes_on=True)
+        assert now_s < 8 * 4.0

@@ -9,7 +9,7 @@ the tenant's mean when it is given and corrected when it is given back.
 from collections import OrderedDict
 from typing import Final, Generic, Protocol, TypeVar
 
-from gateway.core.accounts import Priority
+from servicekit.load.priority import Priority
 
 REMEMBERED_TENANTS: Final = 1_000
 """Tenants of a class whose counter is remembered while none of their requests waits."""
