@@ -5,31 +5,29 @@ model has a price, so that every call is authenticated, limited, reserved, settl
 """
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import aiohttp  # noqa: E402
-import questions  # noqa: E402
+from cores import OURS, pin, pin_all  # noqa: E402
 from report import Figure  # noqa: E402
 from resources import family  # noqa: E402
-from stack_process import RunningStack  # noqa: E402
+from stand import QUICK, Stand  # noqa: E402
 
-OURS, THEIRS = {0}, {1}
 SATURATING, BESIDE = 32, 16
 MEASURED_S, ROUNDS = 4.0, 3
 SHARE_BELOW_SATURATION = 0.5
+UV = ROOT / ".penstock" / "tools" / "uv" / "bin" / "uv"
 PASSTHROUGH_ENV = ROOT / ".penstock" / "env" / "passthrough"
 PASSTHROUGH = """
 import aiohttp
@@ -51,20 +49,6 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]})
     await send({"type": "http.response.body", "body": payload})
 """
-LIMITS = {
-    "requests_per_minute": 10_000_000,
-    "tokens_per_minute": 1_000_000_000,
-    "concurrent_requests": 10_000,
-    "budget_day_usd": "100000",
-    "budget_month_usd": "1000000",
-}
-
-
-def pin(processes: Iterable[int], cores: set[int]) -> None:
-    """Keep every thread of some processes on some cores; what they start later inherits it."""
-    for process in processes:
-        for thread in Path(f"/proc/{process}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
 
 
 class Chatter:
@@ -75,7 +59,7 @@ class Chatter:
         self._url = f"{url}/v1/chat/completions"
         self._headers = {"Authorization": f"Bearer {key}"}
         self._body = {
-            "model": questions.MODEL,
+            "model": QUICK,
             "max_tokens": 64,
             "messages": [{"role": "user", "content": "What is the capital of France, and since when?"}],
         }
@@ -115,30 +99,15 @@ class Chatter:
         return taken
 
 
-async def limited_key(running: RunningStack) -> str:
-    """Return a key of a project that has limits and a budget."""
-    headers = {"Authorization": f"Bearer {running.admin_key}"}
-    async with aiohttp.ClientSession(running.url, headers=headers) as session:
-        for path, body in (
-            ("/v1/admin/tenants/demo/projects", {"id": "bench", "limits": LIMITS}),
-            ("/v1/admin/keys", {"tenant": "demo", "project": "bench", "name": "bench", "role": "member"}),
-        ):
-            async with session.post(path, json=body) as response:
-                made: dict[str, Any] = await response.json()
-                if response.status >= 300:
-                    raise RuntimeError(f"{path}: {response.status} {made}")
-    return str(made["key"])
-
-
 @contextmanager
-def passthrough(upstream_port: int) -> Iterator[str]:
+def passthrough(upstream_url: str) -> Iterator[str]:
     """Run the bare pass-through on core 0, in an environment of its own; yield its address."""
     python = PASSTHROUGH_ENV / "bin" / "python"
     if not python.exists():
-        subprocess.run(["uv", "venv", "-q", "--python", sys.executable, str(PASSTHROUGH_ENV)], check=True)
+        subprocess.run([str(UV), "venv", "-q", "--python", sys.executable, str(PASSTHROUGH_ENV)], check=True)
         packages = ["granian==2.8.7", "aiohttp==3.14.5", "uvloop==0.23.0"]
-        subprocess.run(["uv", "pip", "install", "-q", "--python", str(python), *packages], check=True)
-    upstream = f"http://127.0.0.1:{upstream_port}/v1/chat/completions"
+        subprocess.run([str(UV), "pip", "install", "-q", "--python", str(python), *packages], check=True)
+    upstream = f"{upstream_url}/v1/chat/completions"
     (PASSTHROUGH_ENV / "passthrough.py").write_text(f"UPSTREAM = {upstream!r}\n{PASSTHROUGH}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -163,15 +132,14 @@ def passthrough(upstream_port: int) -> Iterator[str]:
         server.wait()
 
 
-async def measure(running: RunningStack, upstream: int, upstream_port: int) -> list[Figure]:
-    """Return chats per second and latencies; `upstream` is the process of the fast upstream."""
-    pin(family(int(row["pid"]) for row in running.processes()), OURS)
-    pin([upstream, os.getpid()], THEIRS)
-    key = await limited_key(running)
+async def measure(stand: Stand) -> list[Figure]:
+    """Return chats per second and latencies."""
+    pin_all(stand.running, stand.upstream)
+    key = stand.limited_key("bench-chats")
     bare_rates, rates = [], []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        with passthrough(upstream_port) as address:
-            bare, chatter = Chatter(session, address, key), Chatter(session, running.url, key)
+        with passthrough(stand.upstream_url) as address:
+            bare, chatter = Chatter(session, address, key), Chatter(session, stand.running.url, key)
             await bare.load(SATURATING, 1.0)
             await chatter.load(SATURATING, 2.0)
             for _ in range(ROUNDS):

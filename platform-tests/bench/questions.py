@@ -66,9 +66,9 @@ class Asker:
         return taken
 
 
-async def upstream_rate(session: aiohttp.ClientSession, port: int, questions: Sequence[str]) -> float:
+async def upstream_rate(session: aiohttp.ClientSession, upstream_url: str, questions: Sequence[str]) -> float:
     """Return the rate at which the same callers get answers from the upstream itself: the ceiling."""
-    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    url = f"{upstream_url}/v1/chat/completions"
     end = time.perf_counter() + MEASURED_S / RUNS
     source = itertools.cycle(questions)
     answered = 0
@@ -85,7 +85,7 @@ async def upstream_rate(session: aiohttp.ClientSession, port: int, questions: Se
     return answered * RUNS / MEASURED_S
 
 
-async def measure(url: str, key: str, upstream_port: int) -> list[Figure]:
+async def measure(url: str, key: str, upstream_url: str) -> list[Figure]:
     """Return throughput at 16 callers and latency at one; every question is asked for the first time."""
     corpus = passages(CHUNKS)
     fresh = iter(
@@ -100,7 +100,7 @@ async def measure(url: str, key: str, upstream_port: int) -> list[Figure]:
         for _ in range(RUNS):
             taken = await asker.load(list(itertools.islice(fresh, 2_400)), CALLERS, MEASURED_S / RUNS)
             rates.append(len(taken) * RUNS / MEASURED_S)
-        ceiling = await upstream_rate(session, upstream_port, [passage.question for passage in corpus])
+        ceiling = await upstream_rate(session, upstream_url, [passage.question for passage in corpus])
         alone = await asker.load(list(itertools.islice(fresh, 400)), 1, 5.0)
     return [
         Figure("ingest, documents of one chunk", ingested, "1/s"),
