@@ -84,6 +84,7 @@ async def test_a_bad_document_is_rejected_and_the_good_one_stored(
     rest: httpx.AsyncClient, document: dict[str, Any], reason: str
 ) -> None:
     response = await rest.post("/v1/knowledge-bases/bad/documents", json={"documents": [document, TEXT]})
+    assert response.status_code == 200, response.text
     rejected, stored = response.json()["results"]
     assert (rejected["status"], rejected["reason"]) == ("rejected", reason)
     assert stored["status"] == "stored"

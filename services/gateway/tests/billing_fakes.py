@@ -69,7 +69,7 @@ class Desk:
         self.gate = Gate(policy)
         self.meter = Meter(LocalLimits() if limits is None else limits, self.ledger, clock)
         self.slo = SloTracker({})
-        self.billing = Billing(Books(self.gate, self.meter, self.ledger, self.slo, RetryLinks()))
+        self.billing = Billing(Books(self.gate, self.meter, self.ledger, self.slo, RetryLinks(), clock))
 
     def __enter__(self) -> Self:
         """Return the office."""

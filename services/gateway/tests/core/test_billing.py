@@ -300,7 +300,9 @@ async def test_a_long_stream_keeps_what_it_has_reserved(tmp_path: Path) -> None:
     desk = Desk(tmp_path, limits=LocalLimits(lambda: now[0]), clock=lambda: now[0])
     async with desk.billing.only(desk.billing.open("chat", "fast", THREE), CARD, TEN) as bill:
         for now[0] in (500.0, 1_000.0, 1_500.0):
+            assert bill.is_due
             await desk.billing.renew(bill)
+            assert not bill.is_due
             assert await desk.free(THREE) == 2
     assert await desk.free(THREE) == 3
 

@@ -141,8 +141,11 @@ class RoutedCall:
         async with closing(self._asked(request, until_s)) as events:
             while True:
                 begun = bill.first_byte_s is not None
-                with _by(None if begun else until_s):
-                    event = await _next(events, None if begun else patient_until_s)
+                if begun:
+                    event = await anext(events, None)
+                else:
+                    with _by(until_s):
+                        event = await _next(events, patient_until_s)
                 if event is None:
                     break
                 _note(bill, event, self._needs)
@@ -151,7 +154,8 @@ class RoutedCall:
                 if begun or event.deltas or complete:
                     aside = aside or (not begun and refused is not None and self._passed_on(event.deltas))
                     bill.began()
-                    await self._chats.billing.renew(bill)
+                    if bill.is_due:
+                        await self._chats.billing.renew(bill)
                     if not aside:
                         yield held
                         held = []

@@ -103,6 +103,12 @@ class Bill:
         if not self.streamed:
             self._noted()
 
+    @property
+    def is_due(self) -> bool:
+        """Whether what is reserved has to be kept now; cheap enough for every piece of a stream."""
+        held = self.reservation
+        return held is not None and held.is_open and self.clock_s() >= held.renew_at_s
+
     def _noted(self) -> None:
         self.first_byte_s = self.clock_s()
         if self.on_first_byte is not None:
@@ -224,8 +230,8 @@ class Billing:
         return reservation
 
     async def renew(self, bill: Bill) -> None:
-        """Keep what an attempt has reserved while it goes on; cheap enough for every piece of a stream."""
-        if bill.reservation is not None and bill.reservation.is_open:
+        """Keep what an attempt has reserved while it goes on."""
+        if bill.reservation is not None:
             await self._books.meter.renew(bill.reservation)
 
     def unserved(self, kind: str, alias: str, error: PenstockError) -> None:

@@ -1,10 +1,13 @@
 """What waits to go out on a stream: everything that is there at a time goes as one message."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+BUSY_S: Final = 0.0005
+GATHERING_S: Final = 0.001
 LARGEST_BATCH_BYTES: Final = 1024 * 1024
 """A message is closed at this size; only a single larger item exceeds it."""
 
@@ -31,11 +34,18 @@ class Outbox:
         await self._emptied.wait()
 
     async def send(self) -> None:
-        """Write what comes, until cancelled or until the stream breaks."""
+        """Write what comes, until cancelled or until the stream breaks.
+
+        On a stream that is busy an item waits a moment for others: a message costs as much as the work on a short item.
+        """
+        written_s = 0.0
         while True:
             await self._filled.wait()
             while self._items:
+                if time.monotonic() - written_s < BUSY_S:
+                    await asyncio.sleep(GATHERING_S)
                 await self._write(self._pack(self._batch()))
+                written_s = time.monotonic()
             self._filled.clear()
             self._emptied.set()
 
