@@ -189,8 +189,9 @@ async def test_a_busy_loop_finds_the_time_to_connect(server: RedisServer) -> Non
     async with redis_limits(server.url, timeout_s=0.05) as store:
         meter, who = Meter(store, FakeSpend()), account(key=Limits(requests_per_minute=1000))
         loop.call_soon(hog)
-        await asyncio.gather(*(meter.reserve(who, f"a{number}", Estimate(1, 1)) for number in range(20)))
+        held = await asyncio.gather(*(meter.reserve(who, f"a{number}", Estimate(1, 1)) for number in range(20)))
         until_s = 0
+    assert len({each.id for each in held if each.is_open and each.grant}) == 20
 
 
 async def test_answers_find_who_asked_though_others_left(server: RedisServer) -> None:
