@@ -38,6 +38,16 @@ def test_runs_keep_to_their_size_and_shed_the_callers_padding() -> None:
     assert [run.ids.shape for run in runs] == [(6, 4), (4, 4), (1, 60)]
 
 
+def test_unlike_lengths_run_apart_when_their_padding_is_dearer_than_a_run() -> None:
+    runs = list(batching.plan_runs([texts(5, 6, 20, 21, 6, 22), texts(60)], tokens_per_run=2048))
+    assert [run.ids.shape for run in runs] == [(3, 6), (3, 22), (1, 60)]
+
+
+def test_a_run_is_not_begun_for_a_token_or_two_of_padding() -> None:
+    (run,) = batching.plan_runs([texts(5, 8, 10)], tokens_per_run=2048)
+    assert run.ids.shape == (3, 10)
+
+
 def test_no_request_gives_no_run() -> None:
     assert list(batching.plan_runs([], tokens_per_run=24)) == []
 

@@ -25,6 +25,7 @@ sys.path[:0] = [str(HERE)]
 import aiohttp  # noqa: E402
 import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
+import uvloop  # noqa: E402
 from corpus import passages  # noqa: E402
 from report import Figure, publish  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
@@ -215,7 +216,8 @@ def main() -> int:
     parser.add_argument("--baseline", action="store_true", help="compare with sentence-transformers (installs torch)")
     parser.add_argument("--wheels", type=Path, help="folder with wheels for the baseline, such as torch for the CPU")
     options = parser.parse_args()
-    figures = asyncio.run(measure(options.url, options.key, options.models))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        figures = runner.run(measure(options.url, options.key, options.models))
     if options.baseline:
         figures.append(compare(figures[0].value, options.wheels))
     return 0 if publish(state / "bench", "embeddings", figures) else 1

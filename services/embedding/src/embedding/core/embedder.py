@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from servicekit import deadline
-from servicekit.errors import NotFound, PenstockError, TimedOut, Unavailable
+from servicekit.errors import NotFound, PenstockError, Unavailable
 
 from embedding.core import metrics
 from embedding.core.batcher import Batcher
@@ -202,7 +202,7 @@ class Embedder:
         try:
             self._batcher.submit(new)
             era.flights |= {flight.key: flight for flight in new}
-            await self._wait(waiter)
+            await waiter.wait()
         finally:
             self._batcher.drop(waiter.leave())
         for flight in waiter.flights:
@@ -210,16 +210,6 @@ class Embedder:
                 raise Unavailable(f"the encoder {self._model} ended without a vector", reason="backend_failed")
             found[flight.key] = Encoded(flight.vector, flight.length)
         return found
-
-    @staticmethod
-    async def _wait(waiter: Waiter) -> None:
-        if not waiter.missing:
-            return
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                await waiter.done
-        except TimeoutError as error:
-            raise TimedOut("the deadline passed while the texts were being encoded") from error
 
 
 def _digest(content: bytes, kind: bytes) -> bytes:

@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 
+from servicekit.errors import TimedOut
+
 from embedding.core.ports import TOKEN_BYTES, Fingerprint, TokenIds, Vector
 
 
@@ -27,6 +29,25 @@ class Waiter:
         flight.waiters[self] = None
         self.flights.append(flight)
         self.missing += 1
+
+    async def wait(self) -> None:
+        """Return when every flight has landed; raise the error of the first that failed, TimedOut at the deadline."""
+        if not self.missing:
+            return
+        if self.deadline_s == math.inf:
+            await self.done
+            return
+        # one timer, where asyncio.timeout makes three objects and looks the task up twice
+        left_s = self.deadline_s - time.monotonic()
+        timer = asyncio.get_running_loop().call_later(left_s, self._expire)
+        try:
+            await self.done
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        if not self.done.done():
+            self.done.set_exception(TimedOut("the deadline passed while the texts were being encoded"))
 
     def leave(self) -> list["Flight"]:
         """Stop waiting; return the flights that nobody waits for any more."""

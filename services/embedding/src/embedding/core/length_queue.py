@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from embedding.core.flight import Flight
 
-MOST_PADDING_TOKENS = 16
-"""What one more call to the encoder costs, in tokens encoded: more padding than this is dearer than the call."""
+MOST_PADDED = 2
+"""How many times its own tokens a batch may hold with padding. Our encoder packs a batch by length once more and pads
+next to nothing: fewer calls are worth more than even lengths. One that encodes a batch as it is wastes as much again.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class LengthQueue:
         room = 0
         while texts + room < limits.texts:
             padded, own = longest * (texts + room + 1), tokens + length * (room + 1)
-            if padded > limits.tokens or padded - own > MOST_PADDING_TOKENS:
+            if padded > limits.tokens or padded > MOST_PADDED * own:
                 break
             room += 1
         return room

@@ -14,6 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
+ON_GONE = "penstock.on_gone"
+"""In a request's scope: what is called when the client closes the connection before it has its answer."""
 
 
 def bind(address: str) -> socket.socket:
@@ -31,12 +33,22 @@ def bind(address: str) -> socket.socket:
 
 
 class GatheringProtocol(HttpToolsProtocol):
-    """Sends the head and the body of an answer together: apart they are two packets, and wake the caller twice."""
+    """Sends the head and the body of an answer together: apart they are two packets, and wake the caller twice.
+
+    It tells the request that runs when its client has gone.
+    """
 
     def connection_made(self, transport: Any) -> None:
         """Put the gathering transport between."""
         gathering: Any = GatheringTransport(transport, self.loop)
         super().connection_made(gathering)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Say so to the request that runs, if one does."""
+        super().connection_lost(exc)
+        request: Any = self.cycle.scope if self.cycle is not None else {}
+        if (on_gone := request.get(ON_GONE)) is not None:
+            on_gone()
 
 
 class GatheringTransport:

@@ -2,11 +2,11 @@
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -31,9 +31,27 @@ OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.", "/penstock.multiplex.v
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Outcome:
-    code: str = "OK"
+class _Measured:
+    """Counts a call that runs inside, its duration, and the code it ends with."""
+
+    __slots__ = ("_path", "_running", "_seconds", "_start", "code")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._running, self._seconds = _meters(path)
+        self.code = "OK"
+
+    def __enter__(self) -> Self:
+        self._start = time.perf_counter()
+        self._running.inc()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self.code == "OK":
+            self.code = "CANCELLED"
+        self._running.dec()
+        self._seconds.observe(time.perf_counter() - self._start)
+        _ended(self._path, self.code).inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +85,7 @@ class Method:
     async def unary(self, incoming: Incoming, request: Any, context: Any = None) -> Any:
         """Return the response; raise CallFailed."""
         behaviour = self.handler.unary_unary or self.handler.stream_unary
-        with self._measured() as outcome:
+        with _Measured(self.path) as outcome:
             try:
                 await self._enter(incoming)
                 with self._span(incoming.traceparent):
@@ -78,7 +96,7 @@ class Method:
     async def stream(self, incoming: Incoming, request: Any, context: Any = None) -> AsyncGenerator[Any, None]:
         """Yield the responses; raise CallFailed."""
         behaviour = self.handler.unary_stream or self.handler.stream_stream
-        with self._measured() as outcome:
+        with _Measured(self.path) as outcome:
             try:
                 await self._enter(incoming)
                 with self._span(incoming.traceparent):
@@ -112,31 +130,13 @@ class Method:
             raise TimedOut("the deadline had passed before the call began")
         deadline.enter(incoming.remaining_s)
 
-    @contextmanager
-    def _measured(self) -> Iterator[_Outcome]:
-        """Count the call and its duration."""
-        outcome = _Outcome()
-        start = time.perf_counter()
-        running, seconds = _meters(self.path)
-        running.inc()
-        try:
-            yield outcome
-        except BaseException:
-            if outcome.code == "OK":
-                outcome.code = "CANCELLED"
-            raise
-        finally:
-            running.dec()
-            seconds.observe(time.perf_counter() - start)
-            _ended(self.path, outcome.code).inc()
-
     def _span(self, parent: str | None) -> Any:
         """Open the call's server span."""
         service, _, method = self.path[1:].partition("/")
         attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method}
         return span(self.path[1:], Kind.SERVER, attributes, parent)
 
-    def _failed(self, error: Exception, outcome: _Outcome) -> Exception:
+    def _failed(self, error: Exception, outcome: _Measured) -> Exception:
         """Return what the caller gets for an error; log what is a bug."""
         if isinstance(error, grpc.aio.AbortError):
             outcome.code = "ABORTED_BY_SERVICER"
