@@ -31,7 +31,7 @@ class Settings(ServiceSettings):
     journal_folder: Path = Field(
         Path(".penstock/data/gateway/journal"), description="local folder of the ledger's journal; several may share it"
     )
-    redis_url: SecretStr = Field(SecretStr(""), description="redis://... that holds the limits of several gateways")
+    redis_url: SecretStr = Field(SecretStr(""), description="redis, rediss or unix address of shared limits")
     identity_private_key_file: Path = Field(
         Path(".penstock/keys/identity.pem"), description="PEM file of the Ed25519 key that signs identities"
     )
