@@ -7,6 +7,7 @@ import grpc
 import pytest
 from gateway_admin_fakes import running_office
 from gateway_fakes import Gateway
+from gateway_mutation_fakes import CLEAN, MUTATIONS, mutated
 from google.protobuf import message_factory
 from penstock.gateway.v1 import admin_pb2 as admin
 from penstock.gateway.v1 import gateway_pb2 as pb
@@ -15,14 +16,6 @@ from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from tritonclient.grpc import service_pb2 as oip
 
 GATEWAY, OIP = "/penstock.gateway.v1.GatewayService/", "/inference.GRPCInferenceService/"
-MUTATIONS = 150
-CLEAN = {
-    grpc.StatusCode.OK,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.ALREADY_EXISTS,
-}
 
 
 def conversation() -> pb.Conversation:
@@ -85,27 +78,6 @@ REQUESTS: dict[str, Any] = {
 def test_no_unary_method_of_the_gateway_is_left_out() -> None:
     described = pb.DESCRIPTOR.services_by_name["GatewayService"].methods
     assert {f"{GATEWAY}{each.name}" for each in described if not each.server_streaming} <= REQUESTS.keys()
-
-
-def mutated(message: bytes, dice: random.Random) -> bytes:
-    """Return a message with bytes changed, put in, cut out, repeated or cut off."""
-    made = bytearray(message or b"\x0a\x01a")
-    for _ in range(dice.randint(1, 4)):
-        place = dice.randrange(len(made) + 1)
-        match dice.randrange(6):
-            case 0:
-                made[place : place + 1] = bytes([dice.randrange(256)])
-            case 1:
-                made[place:place] = dice.randbytes(dice.randint(1, 8))
-            case 2:
-                del made[place : place + dice.randint(1, 4)]
-            case 3:
-                made += made[place:]
-            case 4:
-                del made[place:]
-            case _:
-                made[place:place] = b"\xff" * 9 + b"\x01"
-    return bytes(made[:10_000])
 
 
 @pytest.mark.parametrize("method", REQUESTS, ids=lambda method: method.rpartition("/")[2])

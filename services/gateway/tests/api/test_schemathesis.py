@@ -24,6 +24,7 @@ from gateway_account_fakes import FakeAccounts, new_key
 from gateway_admin_fakes import running_office
 from gateway_fakes import running
 from gateway_ledger_fakes import NOON, database, settled
+from gateway_version_fakes import FakeVersionService, versions_door
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
@@ -83,6 +84,12 @@ async def usage_door(folder: Path) -> AsyncIterator[tuple[str, str]]:
         await eventually(lambda: rest.started)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}", text
         serving.cancel()
+
+
+@asynccontextmanager
+async def models_door(_: Path) -> AsyncIterator[tuple[str, str]]:
+    async with versions_door(FakeVersionService()) as (url, (root, _boss)):
+        yield url, root
 
 
 def cases_of(operation: Any, mode: GenerationMode) -> list[Any]:
@@ -157,8 +164,9 @@ def check(operation: Any, case: Any, response: httpx.Response) -> None:
         (data_door, r"/(v1|v2|healthz)"),
         (admin_door, r"/v1/admin/(tenants|keys|changes)"),
         (usage_door, r"/v1/(admin/)?usage"),
+        (models_door, r"/v1/admin/models"),
     ],
-    ids=["data", "admin", "usage"],
+    ids=["data", "admin", "usage", "models"],
 )
 async def test_every_operation_keeps_its_promises(tmp_path: Path, door: Any, paths: str, mode: GenerationMode) -> None:
     failed: dict[str, str] = {}
