@@ -17,7 +17,7 @@ BUF_VERSION := 1.75.0
 MEMBERS := protos models cli $(wildcard services/*)
 MEMBER_FILES := $(addsuffix /pyproject.toml,$(MEMBERS))
 SERVICES := gateway orchestrator embedding inference vector-search feature-store
-CODE := conftest.py protos/generate.py services models cli platform-tests
+CODE := conftest.py protos/generate.py services models cli deploy platform-tests
 
 .PHONY: help
 help: ## Print every target
@@ -44,8 +44,8 @@ models: $(STATE)/stamps/venv ## Build the Triton model repository for this machi
 	@$(RUN)/python -m model_repository build --target cpu --output $(STATE)/models
 
 # --- check it ---
-.PHONY: check test format lint types imports protos-check
-check: format lint types imports protos-check test ## Everything CI checks
+.PHONY: check test format lint types imports protos-check chart-check chart-test
+check: format lint types imports protos-check chart-check test ## Everything CI checks
 
 test: setup ## Run every test
 	@$(RUN)/pytest $(PYTEST_ARGS)
@@ -67,6 +67,26 @@ protos-check: $(STATE)/stamps/venv $(BUF) ## Check the protos, that they break n
 	@$(BUF) breaking protos --against protos/baseline.binpb
 	@PATH="$(CURDIR)/$(RUN):$$PATH" $(RUN)/python protos/generate.py --check
 
+chart-check: $(STATE)/stamps/venv ## Check that the chart's table and schema and the plain manifests are what they are made of
+	@$(RUN)/python -m deploy.rendering --check
+
+chart-test: $(STATE)/stamps/venv ## Run the chart's CPU profile in Docker, pod by pod, and `helm test` against it; needs the images of make images
+	@$(RUN)/python -m deploy.trial
+
+# --- contain it ---
+.PHONY: images compose-up compose-down compose-test
+images: ## Build the images; print of each the size and where its bill of materials is
+	@deploy/images/build $(STATE) $(SERVICES) triton
+
+compose-up: ## Start the containers and make the first keys; PROFILE=scale for the larger installation
+	@deploy/compose/up $(or $(PROFILE),default)
+
+compose-down: ## Stop the containers; their volumes stay
+	@deploy/compose/run $(or $(PROFILE),default) down
+
+compose-test: setup images ## Test the containers from outside, both profiles: kills, backup, upgrade (needs a Docker Engine)
+	@for profile in $(or $(PROFILE),default scale); do PENSTOCK_TEST_COMPOSE=$$profile $(RUN)/pytest platform-tests/tests $(PYTEST_ARGS); done
+
 # --- measure it ---
 .PHONY: bench eval
 bench: setup ## Measure speed and memory against baselines of the same run; JSON in .penstock/bench
@@ -76,7 +96,7 @@ eval: setup ## Measure answers on a SQuAD-format file: make eval DATA=path/to/fi
 	@$(RUN)/python platform-tests/evaluate.py $(DATA)
 
 # --- change it ---
-.PHONY: fix protos protos-baseline locks
+.PHONY: fix protos protos-baseline locks chart
 fix: $(STATE)/stamps/venv ## Format the code and mend what can be mended
 	@$(RUN)/ruff check --fix $(CODE) || true
 	@$(RUN)/ruff format $(CODE)
@@ -87,8 +107,11 @@ protos: $(STATE)/stamps/venv ## Generate code from the protos
 protos-baseline: $(BUF) ## Take the protos as they are for what later ones may not break; a release does
 	@$(BUF) build protos --exclude-source-info -o protos/baseline.binpb
 
+chart: $(STATE)/stamps/venv ## Write the chart's table and schema and the plain manifests anew, from deploy/services.yaml, the chart and the code
+	@$(RUN)/python -m deploy.rendering
+
 locks: $(UV) ## Resolve dependencies anew and write requirements/*.lock
-	@deploy/local/lock $(UV) $(SERVICES)
+	@deploy/local/lock $(UV) $(SERVICES) models
 
 # --- what is installed ---
 $(UV): requirements/uv.lock

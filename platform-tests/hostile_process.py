@@ -46,9 +46,11 @@ class Hostile:
 
 
 @contextmanager
-def running_hostile(port: int = 0) -> Iterator[Hostile]:
+def running_hostile(port: int = 0, host: str = "127.0.0.1") -> Iterator[Hostile]:
     """Start the program on a port, or a free one, and end it afterwards."""
-    with subprocess.Popen([sys.executable, str(PROGRAM), str(port)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(port), host], stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().strip()

@@ -28,6 +28,18 @@ BUSY = capacity_pb2.ModelCapacity(
         wait=capacity_pb2.Percentiles(p50=0.1, p95=0.2, p99=0.3),
         service=capacity_pb2.Percentiles(p50=0.01, p95=0.02, p99=0.03),
     ),
+    memory=capacity_pb2.Memory(
+        footprint_bytes=350 << 20,
+        copies=2,
+        loads=12,
+        load_s=1.25,
+        unloads=10,
+        unload_s=0.5,
+        evictions=9,
+        hits=93,
+        misses=7,
+    ),
+    execution=capacity_pb2.Execution(inferences=640, executions=200, cache_hits=1, cache_misses=3),
     advice=capacity_pb2.Advice(
         replicas=4, rate=12.5, objective=WAIT, present=capacity_pb2.Expected(replicas=1, utilisation=1.25)
     ),
@@ -109,7 +121,24 @@ def run(*words: str) -> str:
 def test_shows_what_is_asked_and_how_many_replicas_that_needs(pool: Pool) -> None:
     lines = run("capacity", "--rate", "50", "--objective", "latency:99:0.5").splitlines()
     assert all(word in lines[1] for word in ("busy", "125%", "3/8+7", "200.0 ms", "1, needs 4", "wait p95 500.0 ms"))
+    assert "3.2, 25% cached" in lines[1]
     assert "not measured yet" in lines[2]
+    assert (lines[-1].split()[:14]) == [
+        "busy",
+        "350",
+        "MiB",
+        "2",
+        "12,",
+        "1.2",
+        "s",
+        "each",
+        "10,",
+        "500.0",
+        "ms",
+        "each",
+        "9",
+        "93.0%",
+    ]
     (asked,) = pool.asked
     assert (asked.rate, asked.objective.kind, asked.objective.quantile, asked.objective.seconds) == (50, 2, 0.99, 0.5)
 

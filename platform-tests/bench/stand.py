@@ -6,11 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -101,11 +102,11 @@ def running_upstream() -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def stand(port_offset: int) -> Iterator[Stand]:
-    """Start the upstream and a stack before it; stop both in the end."""
+def stand(port_offset: int, more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stand]:
+    """Start the upstream and a stack before it, with more settings if need be; stop both in the end."""
     with running_upstream() as (upstream, url), tempfile.TemporaryDirectory(prefix="penstock-bench-") as folder:
         state = Path(folder)
-        settings = {"PENSTOCK_CATALOGUE": str(with_bench_models(state, url)), "PENSTOCK_TRACE_RATIO": "0.01"}
+        settings = {"PENSTOCK_CATALOGUE": str(with_bench_models(state, url)), "PENSTOCK_TRACE_RATIO": "0.01", **more}
         start = time.perf_counter()
         with running_stack(state, port_offset, settings) as running:
             yield Stand(running, time.perf_counter() - start, state, upstream, url)

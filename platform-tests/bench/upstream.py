@@ -156,12 +156,12 @@ class Upstream(asyncio.Protocol):
             self._transport.write(data)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, host: str = "127.0.0.1") -> None:
     """Serve until the process is ended."""
     workers = Workers()
-    server = await asyncio.get_running_loop().create_server(lambda: Upstream(workers), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Upstream(workers), host, port)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), *sys.argv[2:]))

@@ -1,6 +1,6 @@
 """A hostile OpenAI-compatible upstream: the model's name in a request chooses what goes wrong, or right.
 
-Run it as a process of its own:  python platform-tests/hostile PORT     (0 takes a free port)
+Run it as a process of its own:  python platform-tests/hostile PORT [HOST]   (0 takes a free port)
 Its first line on stdout is its address, such as `http://127.0.0.1:41234`; give `<address>/v1` to a catalogue as
 base_url. `hostile_process.py` beside this folder does all that: `with running_hostile() as hostile:` has `.url`,
 `.counts()`, `.last(scenario)` and `.reset()`; `catalogue_upstreams(hostile.url)` and `catalogue_models()` write the
@@ -64,4 +64,4 @@ import sys
 from server import serve
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    asyncio.run(serve(int(sys.argv[1]), *sys.argv[2:]))

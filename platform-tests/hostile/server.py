@@ -111,8 +111,8 @@ class Server:
         return False
 
 
-async def serve(port: int) -> None:
-    """Serve on the loopback interface until the process is ended; print the address first."""
-    server = await asyncio.start_server(Server().connected, "127.0.0.1", port, limit=64 * 1024 * 1024)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+async def serve(port: int, host: str = "127.0.0.1") -> None:
+    """Serve on the loopback interface, or another address, until the process is ended; print the address first."""
+    server = await asyncio.start_server(Server().connected, host, port, limit=64 * 1024 * 1024)
+    print(f"http://{host}:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()

@@ -12,10 +12,13 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "bench")]
 
+from compose_stack import ComposeSettings, bridge_address, running_compose  # noqa: E402
 from hostile_process import Hostile, catalogue_models, catalogue_upstreams, running_hostile  # noqa: E402
 from stack_process import ROOT, RunningStack, running_stack  # noqa: E402
 from tenancy import Administration, session  # noqa: E402
 
+COMPOSE = ComposeSettings()
+UPSTREAM_HOST = bridge_address() if COMPOSE.compose else "127.0.0.1"
 PORT_OFFSET = 10_000
 UPSTREAM_PORT = 18_999
 CATALOGUE = """
@@ -54,15 +57,15 @@ CATALOGUE = """
     timeout_s: 20
     region: eu
 upstreams:
-  bench: {base_url: "http://127.0.0.1:18999/v1"}
-  endless: {base_url: "http://127.0.0.1:18998/v1"}
+  bench: {base_url: "http://UPSTREAM:18999/v1"}
+  endless: {base_url: "http://UPSTREAM:18998/v1"}
 """
 
 
 def catalogue_with_upstreams(folder: Path, hostile: Hostile) -> Path:
     """Write the local catalogue with the fast and the hostile upstream's models in it."""
     file = folder / "catalogue.yaml"
-    models, upstreams = CATALOGUE.split("upstreams:\n")
+    models, upstreams = CATALOGUE.replace("UPSTREAM", UPSTREAM_HOST).split("upstreams:\n")
     text = (ROOT / "deploy/local/catalogue.yaml").read_text().rstrip() + models + catalogue_models()
     file.write_text(f"{text}upstreams:\n{upstreams}{catalogue_upstreams(hostile.url)}")
     return file
@@ -71,18 +74,36 @@ def catalogue_with_upstreams(folder: Path, hostile: Hostile) -> Path:
 @pytest.fixture(scope="session")
 def hostile() -> Iterator[Hostile]:
     """An upstream where the model's name chooses what goes wrong."""
-    with running_hostile() as running:
+    with running_hostile(host=UPSTREAM_HOST) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def upstream_host() -> str:
+    """The address of this machine that the stack under test can reach."""
+    return UPSTREAM_HOST
+
+
+@pytest.fixture
+def local_processes() -> None:
+    """Skip what only a stack of processes has: its files, its supervisor."""
+    if COMPOSE.compose:
+        pytest.skip("this looks at processes of this machine, and the stack runs in containers")
 
 
 @pytest.fixture(scope="session")
 def stack(hostile: Hostile) -> Iterator[RunningStack]:
     """A whole stack on ports of its own, with a fast and a hostile upstream behind it."""
-    command = [sys.executable, str(ROOT / "platform-tests/bench/upstream.py"), str(UPSTREAM_PORT)]
+    command = [sys.executable, str(ROOT / "platform-tests/bench/upstream.py"), str(UPSTREAM_PORT), UPSTREAM_HOST]
     upstream = subprocess.Popen(command)
     try:
         with tempfile.TemporaryDirectory(prefix="penstock-tests-") as folder:
-            settings = {"PENSTOCK_CATALOGUE": str(catalogue_with_upstreams(Path(folder), hostile))}
+            catalogue = catalogue_with_upstreams(Path(folder), hostile)
+            if COMPOSE.compose:
+                with running_compose(COMPOSE, Path(folder), catalogue) as containers:
+                    yield containers
+                return
+            settings = {"PENSTOCK_CATALOGUE": str(catalogue)}
             with running_stack(Path(folder), PORT_OFFSET, settings) as running:
                 yield running
     finally:

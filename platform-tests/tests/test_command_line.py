@@ -5,7 +5,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from stack_process import PENSTOCK, ROOT, RunningStack
+
+pytestmark = pytest.mark.usefixtures("local_processes")
 
 
 def test_ingest_ask_models_status_and_logs(stack: RunningStack, tmp_path: Path) -> None:

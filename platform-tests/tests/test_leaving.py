@@ -47,17 +47,19 @@ class Endless:
 
 
 @asynccontextmanager
-async def endless() -> AsyncIterator[Endless]:
+async def endless(host: str) -> AsyncIterator[Endless]:
     """Run the upstream where the catalogue says it is."""
     upstream = Endless()
-    server = await asyncio.start_server(upstream.answer, "127.0.0.1", PORT)
+    server = await asyncio.start_server(upstream.answer, host, PORT)
     async with server:
         yield upstream
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_closes_the_upstream_within_a_second(rest: httpx.AsyncClient, stream: bool) -> None:
-    async with endless() as upstream:
+async def test_leaving_closes_the_upstream_within_a_second(
+    rest: httpx.AsyncClient, upstream_host: str, stream: bool
+) -> None:
+    async with endless(upstream_host) as upstream:
         call = asyncio.ensure_future(rest.post("/v1/chat/completions", json={**CHAT, "stream": stream}))
         await eventually(lambda: upstream.begun == 1)
         await asyncio.sleep(0.2)

@@ -23,7 +23,7 @@ async def exported(stack: RunningStack) -> str:
     """Return the gateway's metrics page."""
     row = next(row for row in stack.processes() if row["name"] == "gateway")
     async with httpx.AsyncClient() as client:
-        return (await client.get(f"http://127.0.0.1:{row['ports']['metrics']}/metrics")).text
+        return (await client.get(f"http://{row.get('host', '127.0.0.1')}:{row['ports']['metrics']}/metrics")).text
 
 
 def value(page: str, name: str, **labels: str) -> float:

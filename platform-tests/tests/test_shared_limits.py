@@ -48,7 +48,7 @@ INPUT_NANOS, OUTPUT_NANOS = 1_000_000, 2_000_000
 PRICE = {"input_usd_per_million": 1000, "output_usd_per_million": 2000}
 DOCUMENT = "Turbine 7 is turned by the water of the penstock. The plant at the river has four turbines."
 DOORS = CHATS | EMBEDDINGS | PIPELINES
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, pytest.mark.usefixtures("local_processes")]
 
 
 @dataclass(frozen=True, slots=True)

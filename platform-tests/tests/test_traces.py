@@ -3,8 +3,11 @@
 import json
 
 import httpx
+import pytest
 from servicekit.testing import eventually
 from stack_process import RunningStack
+
+pytestmark = pytest.mark.usefixtures("local_processes")
 
 
 def spans(stack: RunningStack, trace_id: str) -> list[dict[str, object]]:

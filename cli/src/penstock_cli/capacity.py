@@ -36,6 +36,7 @@ def capacity(
         _print_json(found)
     else:
         show_capacity(console, list(found.models))
+        show_memory(console, [each for each in found.models if each.HasField("memory")])
 
 
 def replicas(model: Model = "", as_json: Json = False) -> None:
@@ -51,11 +52,11 @@ def replicas(model: Model = "", as_json: Json = False) -> None:
 
 def show_capacity(console: Console, models: list[capacity_pb2.ModelCapacity]) -> None:
     """Print a line for each model; `slots` are those held, of how many, and how many requests wait for one."""
-    table = Table("model", "asked", "busy", "slots", "wait p95", "held p50", "replicas", "for", **STYLE)
+    table = Table("model", "asked", "busy", "slots", "wait p95", "held p50", "batch", "replicas", "for", **STYLE)
     for each in models:
         work, advice = each.workload, each.advice
         if not each.HasField("workload"):
-            table.add_row(escape(each.model), *[""] * 6, "[dim]not measured yet[/]")
+            table.add_row(escape(each.model), *[""] * 7, "[dim]not measured yet[/]")
             continue
         table.add_row(
             escape(each.model),
@@ -64,9 +65,31 @@ def show_capacity(console: Console, models: list[capacity_pb2.ModelCapacity]) ->
             f"{work.in_flight}/{work.concurrency_limit}+{work.waiting}",
             _milliseconds(work.wait.p95) if work.HasField("wait") else "",
             _milliseconds(work.service.p50),
+            _batches(each.execution),
             _needed(each),
             _shown(advice.objective) if each.HasField("advice") else escape(each.reason),
         )
+    console.print(table)
+
+
+def show_memory(console: Console, models: list[capacity_pb2.ModelCapacity]) -> None:
+    """Print a line for each model that is loaded on request; nothing when there is none."""
+    if not models:
+        return
+    table = Table("model", "takes", "copies", "loads", "unloads", "evicted", "found in memory", **STYLE)
+    for each in models:
+        memory = each.memory
+        asked = memory.hits + memory.misses
+        table.add_row(
+            escape(each.model),
+            f"{memory.footprint_bytes / (1 << 20):,.0f} MiB",
+            str(memory.copies),
+            _times(memory.loads, memory.load_s),
+            _times(memory.unloads, memory.unload_s),
+            str(memory.evictions),
+            f"{memory.hits / asked:.1%} of {asked:,}" if asked else "",
+        )
+    console.print()
     console.print(table)
 
 
@@ -98,6 +121,17 @@ def _objective(text: str) -> capacity_pb2.Objective | None:
     except (KeyError, ValueError):
         message = f"{text!r} is not KIND:PERCENTILE:SECONDS, such as latency:99:0.5"
         raise typer.BadParameter(message, param_hint="--objective") from None
+
+
+def _times(count: int, mean_s: float) -> str:
+    return f"{count}, {_milliseconds(mean_s)} each" if count else "0"
+
+
+def _batches(execution: capacity_pb2.Execution) -> str:
+    """Return the mean rows of an execution, and how much the server's response cache knew, if it has one."""
+    mean = f"{execution.inferences / execution.executions:.1f}" if execution.executions else ""
+    asked = execution.cache_hits + execution.cache_misses
+    return f"{mean}, {execution.cache_hits / asked:.0%} cached" if asked else mean
 
 
 def _needed(model: capacity_pb2.ModelCapacity) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from penstock_cli import administration, capacity, configuration, models, residency, show, usage
+from penstock_cli import administration, capacity, configuration, models, residency, score, show, usage
 from penstock_cli import settings as cli_settings
 from penstock_cli.client import CallFailed, GatewayClient
 from penstock_cli.documents import batches, find_files
@@ -24,6 +24,7 @@ app.command("usage")(usage.usage)
 app.command("capacity")(capacity.capacity)
 app.command("replicas")(capacity.replicas)
 app.command("residency")(residency.residency)
+app.command("score")(score.score)
 app.add_typer(models.app, name="models")
 app.add_typer(administration.keys_app, name="keys")
 app.add_typer(administration.tenants_app, name="tenants")

@@ -1,5 +1,6 @@
 """What can be changed from the environment: where things are kept, which ports are used, whom to call."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -46,3 +47,8 @@ def load() -> Settings:
     """Return the settings, with address and key of the local stack where the environment names none."""
     first = Settings()
     return Settings(_env_file=first.state / "dev.env")
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment that every process of the stack inherits: it may hold settings of services, too."""
+    return dict(os.environ)  # noqa: TID251  this is where the command line reads it

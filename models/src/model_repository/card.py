@@ -1,7 +1,7 @@
 """Reads a model card (`model.yaml`): what a model is, where it comes from and which variants of it are built."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 Target = Literal["cpu", "gpu"]
 Graph = Literal["int8", "fp32", "portable"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+GRAPHS: Final = ("encoder", "ranker")
+"""The kinds whose graph is written here, from published weights."""
 
 
 class CardError(ValueError):
@@ -61,6 +65,8 @@ class Needs(Strict):
     """What a model takes from another card."""
 
     tokenizer: Name | None = None
+    activations: Name | None = Field(None, description="whose int8 ranges hold here: a model of the same encoder")
+    models: list[Name] = Field([], description="models that an ensemble runs; its digest covers theirs")
 
 
 class Card(Strict):
@@ -68,7 +74,7 @@ class Card(Strict):
 
     name: Name
     version: int = Field(gt=0)
-    kind: Literal["encoder", "python"]
+    kind: Literal["encoder", "ranker", "python", "ensemble"]
     summary: str
     licence: str
     source: str
@@ -91,8 +97,10 @@ def read_card(path: Path) -> Card:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise CardError(f"{path}: {wrong}") from error
-    if (card.kind == "encoder") != (card.encoder is not None and bool(card.variants)):
-        raise CardError(f"{path}: an encoder, and nothing else, has the fields encoder and variants")
+    if (card.kind in GRAPHS) != (card.encoder is not None and bool(card.variants)):
+        raise CardError(f"{path}: an encoder or a ranker, and nothing else, has the fields encoder and variants")
+    if (card.kind == "ensemble") != bool(card.needs.models):
+        raise CardError(f"{path}: needs.models: an ensemble, and nothing else, needs models")
     if card.name != path.parent.name:
         raise CardError(f"{path}: name: {card.name} is not the name of its folder")
     return card
@@ -101,4 +109,4 @@ def read_card(path: Path) -> Card:
 def read_cards(models: Path) -> list[Card]:
     """Return the cards of all folders under `models` that have one; those that need nothing come first."""
     cards = [read_card(path) for path in sorted(models.glob("*/model.yaml"))]
-    return sorted(cards, key=lambda card: (card.needs.tokenizer is not None, card.name))
+    return sorted(cards, key=lambda card: (bool(card.needs.models), card.needs.tokenizer is not None, card.name))

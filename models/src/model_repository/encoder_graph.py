@@ -163,15 +163,25 @@ def build_encoder(weights: Weights, shape: EncoderShape, dialect: Dialect) -> on
     The vector is the mean over the tokens that the mask keeps, divided by its Euclidean length. Token types are all 0.
     """
     graph = GraphWriter()
+    _pool(graph, encode_tokens(graph, weights, shape, dialect))
+    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", shape.hidden])
+    return finish(graph, "sentence_encoder", [vector])
+
+
+def encode_tokens(graph: GraphWriter, weights: Weights, shape: EncoderShape, dialect: Dialect) -> str:
+    """Add the layers of the encoder; return the name of the last states, FP32 [N, L, hidden]."""
     states = _embed(graph, weights, shape, dialect)
     for layer in range(shape.layers):
         states = _layer(graph, weights, shape, dialect, f"encoder.layer.{layer}", states)
-    _pool(graph, states)
+    return states
+
+
+def finish(graph: GraphWriter, name: str, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """Return the checked model of a graph that reads `input_ids` and `attention_mask` INT64 [N, L]."""
     tokens = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["N", "L"]) for name in ("input_ids", "attention_mask")
     ]
-    vector = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", shape.hidden])
-    body = helper.make_graph(graph.nodes, "sentence_encoder", tokens, [vector], list(graph.constants.values()))
+    body = helper.make_graph(graph.nodes, name, tokens, outputs, list(graph.constants.values()))
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(body, opset_imports=opsets, producer_name="penstock", ir_version=IR_VERSION)
     onnx.checker.check_model(model)

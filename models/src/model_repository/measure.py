@@ -90,7 +90,7 @@ def calibration_texts(path: Path) -> list[str]:
 
 def measure_variants(repository: Path, questions: Path) -> Iterator[str]:
     """Yield YAML for the cards: `cost` and `quality` of each encoder. They take turns, so that noise hits all."""
-    manifests = [path for path in sorted(repository.glob("*/manifest.json")) if "precision" in path.read_text("utf-8")]
+    manifests = [path for path in sorted(repository.glob("*/manifest.json")) if "pooling" in path.read_text("utf-8")]
     encoders = [MeasuredEncoder.open(path) for path in manifests]
     asked = Questions.read(questions)
     yield _yaml("cost", _costs(encoders))

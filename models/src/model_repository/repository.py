@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from model_repository.activations import read_spans
-from model_repository.card import Card, CardError, EncoderSource, Graph, Target, Variant, read_cards
+from model_repository.card import Card, CardError, Graph, Target, Variant, read_cards
 from model_repository.encoder_graph import Dialect, FusedFloat, FusedInt8, PortableFloat, build_encoder
 from model_repository.golden import read_cases
+from model_repository.ranker_graph import build_ranker
 from model_repository.weights import encoder_shape, find_folder, read_config, read_tokenizer, read_weights
 
 MANIFEST = "manifest.json"
@@ -47,6 +48,11 @@ class Plan:
     def name(self) -> str:
         """The model's name in Triton."""
         return self.variant.name if self.variant else self.card.name
+
+    @property
+    def activations(self) -> Path:
+        """Where the ranges of an int8 graph lie."""
+        return self.triton.parent.parent / (self.card.needs.activations or self.card.name) / ACTIVATIONS
 
 
 def build_repository(models: Path, target: Target, output: Path) -> Iterator[BuiltModel]:
@@ -90,17 +96,19 @@ def _build_aside(plan: Plan, output: Path, inputs: str) -> dict[str, Any]:
 def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
     version = folder / str(plan.card.version)
     shutil.copytree(plan.triton, version, ignore=IGNORED)
+    identity: dict[str, Any] = {}
     if plan.card.encoder and plan.variant:
-        dialect = _dialect(plan.variant.graph[plan.target], plan.triton.parent / ACTIVATIONS)
-        identity = _write_encoder(plan.card.encoder, dialect, folder, version)
+        dialect = _dialect(plan.variant.graph[plan.target], plan.activations)
+        identity = _write_graph(plan.card, dialect, folder, version)
         identity["precision"] = plan.variant.graph[plan.target]
-        files = [folder / TOKENIZER, version / GRAPH]
+        digest = _digest_files([folder / TOKENIZER, version / GRAPH], folder)
+    elif plan.card.needs.models:
+        digest = _digest_ensemble(plan, output)
     else:
-        identity = {}
         if plan.card.needs.tokenizer:
             shutil.copyfile(output / plan.card.needs.tokenizer / TOKENIZER, version / TOKENIZER)
-        files = sorted(path for path in version.rglob("*") if path.is_file())
-    identity = {"version": str(plan.card.version), "digest": _digest_files(files, folder), **identity}
+        digest = _digest_files((path for path in version.rglob("*") if path.is_file()), folder)
+    identity = {"version": str(plan.card.version), "digest": digest, **identity}
     parameters = dict(identity)
     cases = read_cases(plan.triton.parent / GOLDEN, plan.variant.tolerance if plan.variant else None)
     if cases:
@@ -110,18 +118,21 @@ def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
     return {"name": plan.name, "target": plan.target, "served": plan.variant is None or plan.variant.served, **identity}
 
 
-def _write_encoder(source: EncoderSource, dialect: Dialect, folder: Path, version: Path) -> dict[str, Any]:
-    """Write the graph and the tokenizer; return what identifies the encoder besides its digest."""
+def _write_graph(card: Card, dialect: Dialect, folder: Path, version: Path) -> dict[str, Any]:
+    """Write the graph and the tokenizer; return what identifies the encoder, or the ranker, besides its digest."""
+    source = card.encoder
+    assert source is not None, "who reads cards refuses a graph without weights"
     published = find_folder(source)
     config = read_config(published)
     if config["hidden_size"] != source.dimensions:
         raise CardError(f"the card says {source.dimensions} dimensions, the weights {config['hidden_size']}")
-    model = build_encoder(read_weights(published), encoder_shape(config), dialect)
+    ranks = card.kind == "ranker"
+    model = (build_ranker if ranks else build_encoder)(read_weights(published), encoder_shape(config), dialect)
     (version / GRAPH).write_bytes(model.SerializeToString(deterministic=True))
     (folder / TOKENIZER).write_text(read_tokenizer(published), "utf-8")
+    vectors = {} if ranks else {"dimensions": source.dimensions, "pooling": source.pooling}
     return {
-        "dimensions": source.dimensions,
-        "pooling": source.pooling,
+        **vectors,
         "max_tokens": source.max_tokens,
         "vocabulary": config["vocab_size"],
         "positions": config["max_position_embeddings"],
@@ -157,13 +168,28 @@ def _inputs_digest(plan: Plan, output: Path) -> str:
     files = [*program, plan.triton.parent / "model.yaml", *_sources(plan.triton), *plan.triton.parent.glob(GOLDEN)]
     if plan.card.encoder:
         files += _sources(find_folder(plan.card.encoder))
-        files += plan.triton.parent.glob(ACTIVATIONS)
+        files += [plan.activations] if plan.activations.exists() else []
     if plan.card.needs.tokenizer:
         borrowed = output / plan.card.needs.tokenizer / TOKENIZER
         if not borrowed.exists():
             raise CardError(f"{plan.name}: needs.tokenizer: no model {plan.card.needs.tokenizer} has one")
         files.append(borrowed)
+    files += [_manifest(plan, output, member) for member in plan.card.needs.models]
     return hashlib.sha256(f"{plan.name} {plan.target} {_digest_files(files, Path('/'))}".encode()).hexdigest()
+
+
+def _digest_ensemble(plan: Plan, output: Path) -> str:
+    """Digest of what an ensemble does: its own configuration, and the digests of the models that it runs."""
+    members = [_read_manifest(output / member)["digest"] for member in plan.card.needs.models]
+    own = _digest_files([plan.triton / CONFIG], plan.triton)
+    return hashlib.sha256("\n".join([own, *members]).encode()).hexdigest()
+
+
+def _manifest(plan: Plan, output: Path, member: str) -> Path:
+    path = output / member / MANIFEST
+    if not path.exists():
+        raise CardError(f"{plan.name}: needs.models: there is no model {member}")
+    return path
 
 
 def _sources(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import pytest
 from gateway.adapters.journal import FileJournal
+from gateway.api.backends import Take
 from gateway.api.routed_chats import RoutedChats
 from gateway.api.runs import MeteredRuns
 from gateway.core.accounts import UNLIMITED, Account, Limits, Priority, Subject
@@ -125,13 +126,17 @@ class ScriptedModels:
         self._note(request)
         return next(iter([await self._do(step) for step in self.scripts[request.model]]))
 
-    async def generate(self, request: inference.GenerateRequest) -> AsyncIterator[inference.GenerateResponse]:
-        """Yield the messages of the script."""
+    async def generate(
+        self, request: inference.GenerateRequest, take: Take | None = None
+    ) -> AsyncIterator[inference.GenerateResponse]:
+        """Yield the messages of the script that `take` does not take."""
         self._note(request)
         name = request.model
         try:
             for step in self.scripts[name]:
-                yield await self._do(step)
+                event = await self._do(step)
+                if take is None or not take(event):
+                    yield event
         finally:
             self.closed.append(name)
 

@@ -51,6 +51,11 @@ class World:
     failure: Exception | None = None
     fail_after: int | None = None
     endless: bool = False
+    more: str = "more "
+    pace_s: float = 0.01
+    """How long a slow model takes to its next piece of an endless answer, or of any that `dawdles`."""
+    dawdles: bool = False
+    given: int = 0
     answers: list[Written] = field(default_factory=list)
     models: dict[str, inference.Model] = field(default_factory=lambda: {each.name: each for each in usual_models()})
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,11 +84,18 @@ class World:
                 if self.failure is not None and self.fail_after == position:
                     raise self.failure
                 yield piece
+                await self.dawdle()
             while self.endless:
-                yield "more "
-                await asyncio.sleep(0.01)  # a slow model, not a wait
+                self.given += 1
+                yield self.more
+                await asyncio.sleep(self.pace_s)  # a slow model, not a wait
         finally:
             self.ended.set()
+
+    async def dawdle(self) -> None:
+        """Be as slow as a model is, so that what it says comes piece by piece."""
+        if self.dawdles:
+            await asyncio.sleep(self.pace_s)
 
     async def hang(self) -> None:
         try:
@@ -102,6 +114,7 @@ class FakeInference(inference_grpc.InferenceServiceServicer):
         if (written := self.world.written()) is not None:
             for event in stream(written, request.sampling.n or 1):
                 yield event
+                await self.world.dawdle()
             return
         yield inference.GenerateResponse(served=SERVED)
         async for piece in self.world.pieces():

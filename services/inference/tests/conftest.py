@@ -15,7 +15,7 @@ from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 STATE = Path(__file__).resolve().parents[3] / ".penstock"
-MODELS = ("minilm-l6", "extractive-reader")
+MODELS = ("minilm-l6", "extractive-reader", "passage-ranker")
 START_TIMEOUT_S = 60
 
 
@@ -26,6 +26,7 @@ class TritonProcess:
         self._models = models
         grpc_port, http_port, metrics_port = _free_ports(3)
         self.address = f"127.0.0.1:{grpc_port}"
+        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
         self._command = [sys.executable, "-m", "model_repository", "serve", "--target", "cpu"]
         self._command += ["--repository", str(repository), "--triton-env", str(STATE / "env/triton")]
         self._command += ["--grpc-port", str(grpc_port), "--http-port", str(http_port)]
@@ -75,8 +76,14 @@ StartTritons = Callable[..., list[TritonProcess]]
 
 
 @pytest.fixture(scope="session")
+def triton_process() -> type[TritonProcess]:
+    """Return what makes a Triton of some models of a repository, for who starts and ends it himself."""
+    return TritonProcess
+
+
+@pytest.fixture(scope="session")
 def triton_address() -> Iterator[str]:
-    """Start Triton on free ports and yield its gRPC address once both models are ready."""
+    """Start Triton on free ports and yield its gRPC address once the models are ready."""
     server = TritonProcess(MODELS, STATE / "models")
     try:
         server.start()

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import orjson
 from aiohttp import web
-from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, TakeText, Usage
 from inference.core.capabilities import ALL
 from inference.core.catalogue import Model, Provider, QueueLimits, Task
 from inference.core.conversation import Turn
@@ -45,7 +45,10 @@ class FakeGenerator:
         self.timeouts_s: list[float] = []
         self.running = 0
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+    async def generate(
+        self, order: Order, timeout_s: float, take: TakeText | None = None
+    ) -> AsyncGenerator[Piece, None]:
+        """Yield the pieces; what is nothing but text is offered to `take` first, unless it is the first of all."""
         self.orders.append(order)
         self.timeouts_s.append(timeout_s)
         self.running += 1
@@ -55,7 +58,8 @@ class FakeGenerator:
                     raise piece
                 if self.gate is not None and piece.deltas:
                     await self.gate.wait()
-                yield piece
+                if take is None or not _taken(piece, take):
+                    yield piece
         finally:
             self.running -= 1
 
@@ -65,6 +69,14 @@ class FakeGenerator:
         reason, usage, served = pieces[-1].deltas[-1].finish_reason, pieces[-1].usage, pieces[0].served
         assert reason is not None and usage is not None and served is not None
         return self.answer or Answer(served, [Choice(0, Turn("assistant", text), reason)], usage)
+
+
+def _taken(piece: Piece, take: TakeText) -> bool:
+    """Tell whether a piece was one text, and nothing else, and was taken."""
+    if piece.served or piece.usage or len(piece.deltas) != 1:
+        return False
+    delta = piece.deltas[0]
+    return delta == Delta(delta.text, choice=delta.choice) and bool(delta.text) and take(delta.choice, delta.text)
 
 
 class FakeTensors:

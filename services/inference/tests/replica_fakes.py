@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import numpy as np
+from inference.core.execution import Execution
 from inference.core.golden_cases import Array, Expected, Golden, TensorCase
 from inference.core.ports import ModelState
 from inference.core.replica import Backend, Replica, Server, Timing
@@ -49,6 +50,16 @@ class FakeArrays:
         return {"y": inputs["x"] * np.float32(self.factor)}
 
 
+class FakeExecutions:
+    """Tells what it is made to tell."""
+
+    def __init__(self, told: Execution | None) -> None:
+        self.told = told
+
+    async def read(self, timeout_s: float) -> Execution | None:
+        return self.told
+
+
 class FakeAddresses:
     """Yields the addresses it was given."""
 
@@ -84,7 +95,8 @@ class Bench:
         self.arrays = FakeArrays()
         self.tensors = FakeTensors(answer=address.encode())
         self.server = Server(address)
-        backend = Backend(tensors=self.tensors, prober=self.prober, arrays=self.arrays)
+        self.executions = FakeExecutions(Execution(4, 2, {1: 1, 3: 1}))
+        backend = Backend(tensors=self.tensors, prober=self.prober, arrays=self.arrays, executions=self.executions)
         self.replica = Replica(
             f"model of {id(self)}",
             self.server,

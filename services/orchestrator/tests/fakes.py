@@ -11,7 +11,8 @@ from orchestrator.core.asking import Answerer, Clocks
 from orchestrator.core.document import Chunk, Embedded, KnownDocument, Parsed, Source, Stored
 from orchestrator.core.ingesting import Ingester
 from orchestrator.core.passage import Embedding, Encoder, Found, Passage, Query
-from orchestrator.core.ports import Finished, Piece
+from orchestrator.core.pipeline import Pipeline
+from orchestrator.core.ports import Finished, Piece, Ranking
 from orchestrator.core.prompt import PromptBuilder
 from orchestrator.core.question import Message, Question, Sampling
 from orchestrator.core.steps import preparing
@@ -20,6 +21,7 @@ from servicekit.errors import NotFound, PenstockError
 
 ENCODER = Encoder("minilm-l6", "1", "sha256:" + "a" * 64, 2, "mean", 256)
 RAG, TEMPLATE = load_pipeline(PIPELINES / "rag.yaml", "writer")
+RERANKING, _ = load_pipeline(PIPELINES / "rag.yaml", "writer", reranker="ranker")
 READER = "extractive-reader"
 
 
@@ -143,6 +145,24 @@ class FakeGenerator:
 
 
 @dataclass
+class FakeRanker:
+    """Scores a passage by where it stands in `best`, what is not in there last; or fails."""
+
+    best: Sequence[str] = ()
+    error: PenstockError | None = None
+    asked: list[tuple[str, str, tuple[str, ...]]] = field(default_factory=list)
+    timeouts: list[float] = field(default_factory=list)
+
+    async def rank(self, model: str, question: str, passages: Sequence[str], timeout_s: float) -> Ranking:
+        self.asked.append((model, question, tuple(passages)))
+        self.timeouts.append(timeout_s)
+        if self.error is not None:
+            raise self.error
+        scores = tuple(-float(self.best.index(text)) if text in self.best else -100.0 for text in passages)
+        return Ranking(scores, ServedModel(model, "3", "sha256:c", "triton"))
+
+
+@dataclass
 class FakeStore:
     """Keeps provenance in memory, or fails."""
 
@@ -195,12 +215,16 @@ class Desk:
     store: FakeStore = field(default_factory=FakeStore)
     clock: ManualClock = field(default_factory=ManualClock)
     token_budget: int = 3_000
+    ranker: FakeRanker = field(default_factory=FakeRanker)
+    pipeline: Pipeline = RAG
 
     @property
     def answerer(self) -> Answerer:
-        steps = preparing(self.embedder, self.library, PromptBuilder(TEMPLATE, self.token_budget, words))
+        builder = PromptBuilder(TEMPLATE, self.token_budget, words)
+        steps = preparing(self.embedder, self.library, builder, self.ranker, self.pipeline.rerank)
         clocks = Clocks(self.clock, lambda: 1_700_000_000.0, lambda bits: (1 << bits) - 1)
-        return Answerer(RAG, TEMPLATE, steps, Writer(RAG, self.generator), self.store, 30.0, clocks)
+        writer = Writer(self.pipeline, self.generator)
+        return Answerer(self.pipeline, TEMPLATE, steps, writer, self.store, 30.0, clocks)
 
     async def ask(self, text: str = "Who led the team in sacks?", *, streaming: bool = False, **more: object):
         """Return the streamed pieces and the answer."""

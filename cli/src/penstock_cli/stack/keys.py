@@ -8,6 +8,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from penstock_cli.settings import inherited
 from penstock_cli.stack.table import HOST, Process, StackError
 
 DEV_TENANT = "demo"
@@ -58,7 +59,8 @@ def _read(dev_env: Path) -> dict[str, str]:
 
 def _create_key(arguments: list[str], gateway: Process) -> str:
     command = [sys.executable, "-m", "gateway.admin", "create", *arguments]
-    done = subprocess.run(command, env=dict(gateway.environment), capture_output=True, text=True, check=False)
+    environment = {**inherited(), **gateway.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StackError(f"the gateway could not create a key: {done.stderr.strip()}")
     return str(json.loads(done.stdout)["key"])

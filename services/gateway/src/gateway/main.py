@@ -3,7 +3,6 @@
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from servicekit import entry
 from servicekit.identity import Minter
@@ -52,6 +51,7 @@ from gateway.core.declaration import Declaration
 from gateway.core.key_administration import KeyAdministration
 from gateway.core.key_ring import KeyRing
 from gateway.core.ledger import Ledger
+from gateway.core.left_reservations import LeftReservations
 from gateway.core.limit_breaker import GuardedLimits
 from gateway.core.limit_ports import LimitStore
 from gateway.core.live_configuration import BadConfiguration, LiveConfiguration
@@ -98,16 +98,17 @@ async def run(settings: Settings) -> None:
         opened.callback(listener.close)
         accounts = await opened.enter_async_context(SqlAccounts.open(settings.database))
         store = await opened.enter_async_context(SqlLedger.open(settings.database))
-        ledger = await _ledger(opened, settings.journal_folder, store)
+        counters = await _limits(opened, settings, first.limits)
+        ledger = await _ledger(opened, settings, store, counters)
         usage = Usage(await opened.enter_async_context(SqlUsage.open(settings.database)))
 
         inference = await opened.enter_async_context(Channel(settings.inference_address, settings.tls))
         backends = await _backends(opened, settings, inference)
         minter = Minter(settings.identity_private_key_file.read_bytes(), settings.identity_lifetime_s)
-        models, key_ring = Models(InferenceModelCards(backends.models, minter.mint).fetch), KeyRing(accounts)
+        models = Models(InferenceModelCards(backends.models, minter.mint).fetch)
+        key_ring = KeyRing(accounts, outage_s=settings.key_outage_s)
         rules = _rules(first, accounts, await opened.enter_async_context(AiohttpKeySets.open()))
         live = LiveConfiguration(first, file.latest, lambda: models.catalogue if models.known else None, rules.apply)
-        counters = await _limits(opened, settings, first.limits)
         billing = Billing(Books(rules.gate, Meter(counters, ledger), ledger, rules.slo, RetryLinks()))
         router = Router(models, lambda: live.current.routes, rules.cooldowns)
         runs = MeteredRuns(billing, router, models)
@@ -133,12 +134,17 @@ async def run(settings: Settings) -> None:
         )
         limits = Limits(settings.default_timeout_s, settings.max_body_bytes)
         rest = RestServer(rest_app(calls, authenticate, readiness, limits, more), listener, settings.drain_s)
-        followed = [models.watch, live.watch, ledger.run, Retention(store, first.ledger.retention_days).run]
         await serve(
             settings,
             [gateway_service(calls), oip_service(tensors), admin_service(*admin), usage_service(usage)],
             readiness=readiness,
-            background=[rest.run_until_cancelled, *followed],
+            background=[
+                rest.run_until_cancelled,
+                models.watch,
+                live.watch,
+                ledger.run,
+                Retention(store, first.ledger.retention_days).run,
+            ],
             authenticate=authenticate.enter,
         )
 
@@ -180,9 +186,10 @@ def _first(file: ConfigurationFile) -> Configuration:
         raise SystemExit(BAD_CONFIGURATION) from error
 
 
-async def _ledger(opened: AsyncExitStack, journal: Path, store: SqlLedger) -> Ledger:
+async def _ledger(opened: AsyncExitStack, settings: Settings, store: SqlLedger, counters: LimitStore) -> Ledger:
     """Open the ledger, with what an earlier process of this journal left behind taken in before anything is spent."""
-    ledger = Ledger(opened.enter_context(FileJournal(journal)), store)
+    left = LeftReservations(counters).settle if settings.redis_url.get_secret_value() else None
+    ledger = Ledger(opened.enter_context(FileJournal(settings.journal_folder)), store, settle_left=left)
     opened.push_async_callback(ledger.close)
     await ledger.adopt()
     return ledger

@@ -36,6 +36,9 @@ class Settings(ServiceSettings):
         Path(".penstock/keys/identity.pem"), description="PEM file of the Ed25519 key that signs identities"
     )
     identity_lifetime_s: float = Field(300, ge=30, le=3600, description="seconds that a signed identity lives")
+    key_outage_s: float = Field(
+        300, ge=0, le=3600, description="seconds that known keys work on while the database is away; 0 refuses them"
+    )
     default_timeout_s: float = Field(60, gt=0, le=600, description="seconds a REST request may take if it does not say")
     unknown_fields: Literal["pass", "refuse", "ignore"] = Field(
         "pass", description="what becomes of fields that OpenAI's schema does not have; pass: a model's host gets them"

@@ -104,7 +104,9 @@ def test_segments_are_deleted_when_stored_and_long_attempts_move_on(tmp_path: Pa
 @pytest.mark.parametrize("seed", range(30))
 def test_every_attempt_is_read_once_by_this_process_or_found_by_the_next(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
-    dead = FileJournal(tmp_path, segment_bytes=chance.choice([600, 3000, 20_000]))
+    dead = FileJournal(
+        tmp_path, segment_bytes=chance.choice([600, 3000, 20_000]), most_kept=chance.choice([0, 3, 20, 1000])
+    )
     open_ids: list[str] = []
     ended: set[str] = set()
     stored: set[str] = set()
@@ -121,6 +123,9 @@ def test_every_attempt_is_read_once_by_this_process_or_found_by_the_next(tmp_pat
             assert not stored & rows
             stored |= rows
             dead.forget()
+    if chance.random() < 0.5:
+        stored |= {row.attempt.id for row in dead.read(1000)}
+        assert stored == ended
     abandon(dead)
     with FileJournal(tmp_path) as later:
         rows_left, open_left = read_all(later, tmp_path)
@@ -232,8 +237,9 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_refuses_begins_keeps_ends_and_mends(tmp_path: Path) -> None:
-    with FileJournal(tmp_path) as journal:
+@pytest.mark.parametrize("most_kept", [0, 1, 1000])
+def test_a_full_disk_refuses_begins_keeps_ends_and_mends(tmp_path: Path, most_kept: int) -> None:
+    with FileJournal(tmp_path, most_kept=most_kept) as journal:
         journal.begin(attempt("a"))
         journal.begin(attempt("b"))
         size = files(tmp_path)[0].stat().st_size
@@ -245,13 +251,30 @@ def test_a_full_disk_refuses_begins_keeps_ends_and_mends(tmp_path: Path) -> None
             journal.mend()
             assert "cannot be written" in (journal.trouble() or "")
             assert files(tmp_path)[0].stat().st_size == size
-            assert journal.read(10) == []
+            known = [row.attempt.id for row in journal.read(10)]
+            assert known == (["a", "b"] if most_kept > 1 else [])
         journal.mend()
         assert journal.trouble() is None
-        assert [row.attempt.id for row in journal.read(10)] == ["a", "b"]
+        assert known + [row.attempt.id for row in journal.read(10)] == ["a", "b"]
         journal.begin(attempt("d"))
         journal.end("d", outcome(), NOON)
         assert [row.attempt.id for row in journal.read(10)] == ["d"]
+
+
+def test_rows_that_are_not_read_are_few_in_memory_and_all_in_the_files(tmp_path: Path) -> None:
+    with FileJournal(tmp_path, segment_bytes=20_000, most_kept=50) as journal:
+        for number in range(1000):
+            journal.begin(attempt(str(number)))
+            journal.end(str(number), outcome(), NOON)
+        assert len(journal._reader._kept) + len(journal._reader._open) <= 51
+        ids = [row.attempt.id for _ in range(30) for row in journal.read(40)]
+        assert ids == [str(number) for number in range(1000)]
+        journal.begin(attempt("a"))
+        journal.end("a", outcome(), NOON)
+        assert len(journal._reader._kept) == 1
+        assert [row.attempt.id for row in journal.read(40)] == ["a"]
+        journal.forget()
+        assert len(files(tmp_path)) == 1
 
 
 def test_a_disk_that_mends_by_itself_is_noticed_without_ends(tmp_path: Path) -> None:

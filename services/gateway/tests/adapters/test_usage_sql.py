@@ -1,6 +1,8 @@
 """Questions about usage on real databases: exact sums, whole pages, a limit of time, and nobody else waits."""
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,13 +12,14 @@ import pytest
 from gateway.adapters.journal import FileJournal
 from gateway.adapters.ledger_sql import SqlLedger
 from gateway.adapters.sql import open_engine
-from gateway.adapters.usage_sql import SqlUsage
+from gateway.adapters.usage_sql import MOST_WAITING, PAUSE_S, SqlUsage
 from gateway.core.accounts import Account
 from gateway.core.ledger import HOUR_S, Ledger
 from gateway.core.retention import Retention
 from gateway.core.usage import Page, Usage, UsageQuery, UsageSum
 from gateway_ledger_fakes import NOON, attempt, break_files, database, outcome, settled
 from servicekit.errors import TimedOut, Unavailable
+from servicekit.sql import NICENESS
 
 ADMIN = Account("ops", "default", "root", "root", frozenset({"admin"}))
 DAY = datetime.fromtimestamp(NOON, UTC).replace(hour=0, minute=0, second=0)
@@ -146,6 +149,39 @@ async def test_questions_write_nothing(tmp_path: Path) -> None:
         async with engine.connect() as connection:
             with pytest.raises(Exception, match="readonly"):
                 await connection.exec_driver_sql("DELETE FROM ledger")
+
+
+async def test_questions_are_answered_one_by_one_and_too_many_are_refused(url: str) -> None:
+    await fill(url)
+    async with SqlUsage.open(url) as source:
+        asked = [source.sums(asks(by=("tenant",)), None) for _ in range(MOST_WAITING + 20)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        refused = [answer for answer in answers if isinstance(answer, Unavailable)]
+        assert {(error.reason, error.retry_after_s) for error in refused} == {("usage_busy", 1)}
+        served = [answer for answer in answers if isinstance(answer, list)]
+        assert len(served) + len(refused) == len(answers)
+        assert MOST_WAITING // 2 <= len(served) <= MOST_WAITING + 1
+        assert all(len(sums) == 2 for sums in served)
+        await asyncio.sleep(PAUSE_S)
+        assert len(await source.sums(asks(by=("tenant",)), None)) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+async def test_sqlite_works_in_threads_that_yield_to_the_others(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'gateway.db'}"
+
+    def threads() -> set[tuple[int, int]]:
+        found = [int(thread.name) for thread in Path("/proc/self/task").iterdir()]
+        return {(os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)) for thread in found}
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert os.SCHED_IDLE not in {policy for policy, _ in threads()}
+    async with SqlLedger.open(url) as store, SqlUsage.open(url) as source:
+        await store.add([settled("a")])
+        assert (os.SCHED_OTHER, max(NICENESS, usual)) in threads()
+        assert len(await source.rows(asks(), None)) == 1
+        assert os.SCHED_IDLE in {policy for policy, _ in threads()}
+        assert os.getpriority(os.PRIO_PROCESS, 0) == usual, "the event loop's own thread stays as it was"
 
 
 async def test_a_broken_database_is_unavailable(tmp_path: Path) -> None:

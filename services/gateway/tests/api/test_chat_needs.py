@@ -100,3 +100,17 @@ async def test_the_bound_is_reserved_but_no_more_than_a_model_can_read(tmp_path:
     with accounts.acting_as(account(Limits(budget_day_nanos=1 << 50))), office.chats.open("fast", needed) as call:
         await call.complete(inference.CompleteRequest())
     assert (await office.row()).attempt.reserved_nanos == read * 1_000 + 7 * 2_000
+
+
+def test_everything_beside_the_parts_is_counted_and_no_picture_by_its_size() -> None:
+    assert {field.name for field in inference.Message.DESCRIPTOR.fields} == {
+        "role", "content", "parts", "name", "tool_calls", "tool_call_id", "refusal"
+    }  # fmt: skip
+    image = inference.ContentPart(image=inference.Image(url="data:," + "A" * 100_000))
+    parts = [image, inference.ContentPart(text="!" * 300)]
+    alone = needs_of(pb.Conversation(messages=[inference.Message(role="user", parts=parts)]))
+    call = inference.ToolCall(id="!" * 100, name="!" * 100, arguments="!" * 100)
+    more = {"name": "!" * 100, "refusal": "!" * 100, "tool_call_id": "!" * 100, "content": "!" * 100}
+    beside = inference.Message(role="user", parts=parts, tool_calls=[call], **more)
+    assert MOST_IMAGE_TOKENS + 300 < alone.most_input_tokens < MOST_IMAGE_TOKENS + 500
+    assert needs_of(pb.Conversation(messages=[beside])).most_input_tokens >= alone.most_input_tokens + 700

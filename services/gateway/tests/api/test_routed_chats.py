@@ -1,7 +1,7 @@
 """Which models are asked for a conversation, what is said and written down of each, and when the next one is."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,9 @@ async def test_a_caller_who_is_gone(tmp_path: Path, stream: bool) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await office.row()).outcome.status == "cancelled"
+    outcome = (await office.row()).outcome
+    assert (outcome.status, outcome.input_tokens, outcome.output_tokens) == ("cancelled", NEEDS.input_tokens, 0)
+    assert (outcome.cost_nanos > 0, outcome.reported) == (True, False), "the model has read what it was asked"
     assert office.pool.asked == ["first"]
     assert await office.free(THREE) == 3
 
@@ -314,3 +316,56 @@ async def test_whole_answers_that_report_nothing_are_estimated(tmp_path: Path) -
     await ask(office, stream=False)
     outcome = (await office.row()).outcome
     assert (outcome.reported, outcome.input_tokens, outcome.output_tokens) == (False, 5, 6)
+
+
+class Taking:
+    """Takes by the short way what is nothing but more text."""
+
+    def __init__(self, then: Callable[[], None] | None = None) -> None:
+        self.taken: list[inference.GenerateResponse] = []
+        self.then = then
+
+    def __call__(self, event: inference.GenerateResponse) -> bool:
+        if event.HasField("finished") or any(delta.finish_reason for delta in event.deltas):
+            return False
+        self.taken.append(event)
+        if self.then is not None and len(self.taken) == 1:
+            self.then()
+        return True
+
+
+async def test_the_short_way_is_paid_for_and_begins_after_the_first_piece(tmp_path: Path) -> None:
+    script_ = [SERVED, piece("a"), piece("b"), piece("c"), AWAY]
+    office = await office_of(tmp_path, ScriptedModels(first=script_), Route("fast", ("first",)))
+    taking, seen = Taking(), []
+    with accounts.acting_as(THREE), pytest.raises(Unavailable):
+        call = office.chats.open("fast", NEEDS)
+        async for event in call.generate(inference.GenerateRequest(), taking):
+            seen.append(event)  # noqa: PERF401  what came before the failure
+    assert seen == [SERVED, piece("a")]
+    assert taking.taken == [piece("b"), piece("c")]
+    outcome = (await office.row()).outcome
+    assert (outcome.status, outcome.input_tokens, outcome.output_tokens, outcome.cost_nanos) == ("failed", 5, 3, 11_000)
+
+
+async def test_what_is_reserved_is_kept_on_the_short_way(tmp_path: Path) -> None:
+    kept: list[float] = []
+    office = await office_of(tmp_path, ScriptedModels(first=answer("a", "b", "c", "d")), Route("fast", ("first",)))
+    renew = office.meter.renew
+
+    async def noted(held: Any) -> None:
+        kept.append(held.renew_at_s)
+        await renew(held)
+
+    def fall_due() -> None:
+        call._call.bill.reservation.renew_at_s = 0.0
+
+    office.meter.renew = noted  # type: ignore[method-assign]
+    taking = Taking(fall_due)
+    with accounts.acting_as(THREE):
+        call: Any = office.chats.open("fast", NEEDS)
+        seen = [event async for event in call.generate(inference.GenerateRequest(), taking)]
+    assert seen[:3] == [SERVED, piece("a"), piece("c")]
+    assert taking.taken == [piece("b"), piece("d")]
+    assert kept == [0.0]
+    assert await office.free(THREE) == 3

@@ -2,9 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
+import pytest
+from gateway.api.head_deadline import PunctualProtocol
 from gateway.api.server import GatheringTransport
 from gateway_fakes import Gateway
 
@@ -60,3 +64,39 @@ async def test_what_is_left_is_sent_before_the_end_and_nothing_after_it() -> Non
     transport.write(b"late")
     await asyncio.sleep(0)
     assert sink.written == [b"last"]
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /v2 HTTP/1.1\r\nHost: here\r\nX-Slow: "])
+async def test_a_head_that_does_not_come_is_not_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    monkeypatch.setattr(PunctualProtocol, "head_s", 0.2)
+    reader, writer = await asyncio.open_connection(*urlsplit(gateway.url).netloc.split(":"))
+    writer.write(head)
+
+    async def drip() -> None:
+        while head:
+            await asyncio.sleep(0.02)
+            writer.write(b"a")
+
+    dripping = asyncio.create_task(drip())
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    dripping.cancel()
+    writer.close()
+
+
+async def test_a_kept_connection_may_wait_and_its_next_slow_head_may_not(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PunctualProtocol, "head_s", 0.2)
+    reader, writer = await asyncio.open_connection(*urlsplit(gateway.url).netloc.split(":"))
+    for _ in range(3):
+        writer.write(b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        await asyncio.sleep(0.5)  # that nothing happens meanwhile is what is tested
+    writer.write(b"GET /v2 HTTP/1.1\r\nHost: ")
+    with suppress(ConnectionResetError):
+        assert b"HTTP/1.1" not in await asyncio.wait_for(reader.read(), 10)
+    writer.close()

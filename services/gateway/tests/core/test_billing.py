@@ -88,6 +88,20 @@ async def test_a_caller_who_leaves(desk: Desk) -> None:
     assert await desk.free(THREE) == 3
 
 
+@pytest.mark.parametrize(("counted", "failed", "billed"), [(0, False, 70), (3, False, 3), (0, True, 0)])
+async def test_who_leaves_before_anything_is_counted_pays_for_what_was_probably_read(
+    desk: Desk, counted: int, failed: bool, billed: int
+) -> None:
+    expected = Estimate(100, 500, likely_input_tokens=70)
+    with suppress(asyncio.CancelledError, Unavailable):
+        async with desk.billing.attempt(desk.billing.open("chat", "fast", THREE), CARD, expected) as bill:
+            bill.input_tokens = counted
+            raise Unavailable("gone") if failed else asyncio.CancelledError
+    outcome = (await desk.row()).outcome
+    assert (outcome.input_tokens, outcome.reported) == (billed, False)
+    assert outcome.cost_nanos == CARD.price.cost_nanos(billed, 0)
+
+
 async def test_a_stream_that_is_closed(desk: Desk) -> None:
     async def stream() -> AsyncIterator[int]:
         async with desk.billing.attempt(desk.billing.open("chat", "fast", THREE), CARD, TEN) as bill:

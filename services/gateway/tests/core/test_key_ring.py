@@ -8,7 +8,7 @@ import pytest
 from gateway.core.accounts import Limits, Priority
 from gateway.core.caller_cache import CACHE_S, FRESH_S, UNKNOWN_CALLERS
 from gateway.core.key_ring import InvalidApiKey, KeyRing
-from gateway.core.keys import ApiKey, new_key_text, parse_key_text
+from gateway.core.keys import ApiKey, KeyGrant, new_key_text, parse_key_text
 from gateway.core.tenants import Tenant
 from gateway_account_fakes import START, Clock, FakeAccounts, new_key
 from servicekit.errors import Unavailable
@@ -252,6 +252,53 @@ async def test_known_keys_may_outlive_an_outage_of_the_store(store: FakeAccounts
     clock.turn(200)
     with pytest.raises(Unavailable):
         await ring.resolve(text)
+
+
+class HangingAccounts(FakeAccounts):
+    """A store that does not answer until it is told to, and then says that it is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    async def find(self, public_id: str) -> KeyGrant | None:
+        await self.answers.wait()
+        return await super().find(public_id)
+
+
+async def test_nobody_waits_for_a_store_that_hangs_but_the_one_who_asks_it(clock: Clock) -> None:
+    store = HangingAccounts()
+    ring = KeyRing(store, clock.wall, clock.monotonic, outage_s=300)
+    key, text = new_key()
+    await store.add(key)
+    account = await ring.resolve(text)
+    store.broken = True
+    clock.turn(CACHE_S + 1)
+    assert await ring.resolve(text) is account
+    clock.turn(2)
+    store.answers.clear()
+    asking = asyncio.create_task(ring.resolve(text))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(ring.resolve(text), 5) is account
+    assert not asking.done()
+    store.answers.set()
+    assert await asking is account
+
+
+async def test_a_gateway_is_ready_for_as_long_as_it_believes_keys_without_a_store(
+    store: FakeAccounts, clock: Clock
+) -> None:
+    ring = KeyRing(store, clock.wall, clock.monotonic, outage_s=300)
+    store.broken = True
+    assert await ring.check() is not None, "it never had a store"
+    store.broken = False
+    assert await ring.check() is None
+    store.broken = True
+    clock.turn(299)
+    assert await ring.check() is None
+    clock.turn(2)
+    assert await ring.check() is not None
 
 
 def test_keys_are_different_and_parse_to_their_parts() -> None:

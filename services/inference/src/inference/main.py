@@ -18,27 +18,35 @@ from inference.adapters.catalogue_file import (
     ModelEntry,
     OpenAITarget,
     ServerEntry,
+    TritonTarget,
     read_catalogue,
     read_golden_file,
 )
 from inference.adapters.footprint_file import FootprintFile
+from inference.adapters.glibc import keep_large_blocks
 from inference.adapters.kubernetes import ClusterAccess, KubernetesAddresses
 from inference.adapters.mlflow import MlflowRegistry
 from inference.adapters.model_folder import ModelFolder
 from inference.adapters.oip import OipLabels, compare
 from inference.adapters.openai import OpenAIGenerator, OpenAIUpstream
+from inference.adapters.openai_probe import OpenAIProber
+from inference.adapters.pair_tensors import PairTensors
 from inference.adapters.process_memory import ProcessMemory
 from inference.adapters.replica_addresses import DnsAddresses
 from inference.adapters.residency_entry import ResidencyEntry
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_arrays import TritonArrays
+from inference.adapters.triton_bls import BlsGenerator
+from inference.adapters.triton_golden import read_golden
 from inference.adapters.triton_metrics import DeviceMemory
 from inference.adapters.triton_repository import TritonRepository
+from inference.adapters.triton_statistics import TritonExecutions
 from inference.adapters.triton_text import TritonGenerator
 from inference.adapters.version_sql import SqlVersions
 from inference.api.asker import current_asker
 from inference.api.caller import SHADOW, current_caller
 from inference.api.capacity import capacity_service
+from inference.api.rank import rank_service
 from inference.api.replicas import replica_service
 from inference.api.residency import residency_service
 from inference.api.score import score_service
@@ -50,10 +58,11 @@ from inference.core.catalogue import Task
 from inference.core.discovery import Discovery
 from inference.core.footprints import Footprints
 from inference.core.pool import Pool
-from inference.core.ports import Addresses, ModelState
+from inference.core.ports import Addresses, Generator, ModelState
 from inference.core.prompts import FORMATS
+from inference.core.ranking import Ranker
 from inference.core.registry import Registry
-from inference.core.replica import Backend
+from inference.core.replica import Backend, Replica, Server
 from inference.core.replicas import Replicas
 from inference.core.replicated import Attempts, ReplicatedGenerator, ReplicatedTensors
 from inference.core.residency import Residency
@@ -72,11 +81,15 @@ Background = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class ServerGroup:
-    """A server of the catalogue: its addresses, what loads models there if anything does, and the models' replicas."""
+    """A server of the catalogue: its addresses, what loads models there if anything does, and the models' replicas.
+
+    `files` are those of the models that are loaded on request, where they can be read.
+    """
 
     discovery: Discovery[TritonServer]
     residency: Residency | None
     replicas: dict[str, list[Replicas]]
+    files: ModelFolder | None = None
 
 
 Servers = dict[str, ServerGroup]
@@ -103,6 +116,7 @@ async def _run(settings: Settings) -> None:
         services.append(versions.service)
         advisor = Advisor(pool.models)
         services += [capacity_service(pool, advisor), score_service(pool, Scorer(named.infer))]
+        services.append(rank_service(named, Ranker(named.infer, PairTensors())))
         services.append(residency_service(opened.residencies))
         background = [pool.watch, advisor.watch, *opened.background, *versions.background]
         await serve(settings, services, readiness=pool.readiness, background=background, draining=pool.drain)
@@ -189,7 +203,7 @@ async def open_pool(catalogue: CatalogueFile, keys: dict[str, str], folder: Path
         for name, each in catalogue.upstreams.items()
     }
     models = [
-        _hosted(each, each.openai, upstreams) if each.openai else _replicated(each, servers, folder)
+        _hosted(each, each.openai, upstreams, folder) if each.openai else _replicated(each, servers, folder)
         for each in catalogue.models
     ]
     residencies = {name: group.residency for name, group in servers.items() if group.residency is not None}
@@ -215,7 +229,7 @@ def _group(
         return next(filter(None, [await prove(replica) for replica in found]), "")
 
     residency = Residency(entry_.policy(models), Footprints(store, entry_.assumed()), connect, proven)
-    return ServerGroup(discovery, residency, replicas)
+    return ServerGroup(discovery, residency, replicas, files)
 
 
 def _followed(name: str, server: ServerEntry) -> Addresses | None:
@@ -234,28 +248,43 @@ def _followed(name: str, server: ServerEntry) -> Addresses | None:
     return KubernetesAddresses(access, place.namespace, place.service, place.port)
 
 
-def _hosted(entry_: ModelEntry, target: OpenAITarget, upstreams: dict[str, OpenAIUpstream]) -> ServedModel:
-    model = entry_.model()
+def _hosted(
+    entry_: ModelEntry, target: OpenAITarget, upstreams: dict[str, OpenAIUpstream], folder: Path
+) -> ServedModel:
+    model, probe = entry_.model(), target.probe
     generator = OpenAIGenerator(upstreams[target.upstream], target.model, model.name, target.limit_field)
-    state = ModelState(ready=True, version=target.model)
-    return ServedModel(model, generator=generator, state=state, asker=current_asker)
+    if probe is None:
+        state = ModelState(ready=True, version=target.model)
+        return ServedModel(model, generator=generator, state=state, asker=current_asker)
+    text = read_golden_file(probe, folder)
+    golden = read_golden(text, None, writes=True) if text else None
+    replicas = Replicas(model.name)
+    backend = Backend(generator=generator, prober=OpenAIProber(generator, target.model, golden))
+    replicas.join(Replica(model.name, Server(f"upstream {target.upstream}"), backend, timing=probe.timing()))
+    probed = ReplicatedGenerator(Attempts(replicas), affinity=False)
+    return ServedModel(model, generator=probed, replicas=replicas, asker=current_asker)
 
 
 def _replicated(entry_: ModelEntry, servers: Servers, folder: Path) -> ServedModel:
     model, target = entry_.model(), entry_.triton
     assert target is not None, "the catalogue gives a model exactly one target"
-    writes, golden, prompt = model.task is Task.GENERATE, read_golden_file(target, folder), FORMATS[target.prompt]
+    writes, golden = model.task is Task.GENERATE, read_golden_file(target, folder)
 
     def backend(server: TritonServer) -> Backend:
         return Backend(
             tensors=TritonTensors(server, target.model, model.name),
-            generator=TritonGenerator(server, target.model, model.name, prompt) if writes else None,
+            generator=_writer(server, target, model.name) if writes else None,
             prober=TritonProber(server, target.model, golden, writes=writes),
             arrays=TritonArrays(server, target.model, model.name),
+            executions=TritonExecutions(server, target.model),
         )
 
     group = servers[target.server]
     replicas = Replicas(model.name, held=group.residency is not None)
+    if group.residency is not None:
+        replicas.memory = partial(group.residency.memory_of, target.model)
+    if group.files is not None:
+        replicas.declare(*group.files.declared(target.model))
     group.replicas.setdefault(target.model, []).append(replicas)
     group.discovery.serve(replicas, backend)
     attempts = Residence(group.residency, target.model, replicas) if group.residency else Attempts(replicas)
@@ -266,6 +295,13 @@ def _replicated(entry_: ModelEntry, servers: Servers, folder: Path) -> ServedMod
         tensors=ReplicatedTensors(attempts),
         replicas=replicas,
     )
+
+
+def _writer(server: TritonServer, target: TritonTarget, name: str) -> Generator:
+    prompt = FORMATS[target.prompt]
+    if target.tensors == "tensorrt_llm":
+        return BlsGenerator(server, target.model, name, prompt, cumulative=target.cumulative)
+    return TritonGenerator(server, target.model, name, prompt)
 
 
 def _read_key(field: str, path: Path) -> str:
@@ -280,6 +316,7 @@ def _read_key(field: str, path: Path) -> str:
 
 def main() -> None:
     """Run the service from the command line."""
+    keep_large_blocks()
     entry.main("inference", Settings, run)
 
 

@@ -88,6 +88,15 @@ WRONG = [
         "servers.local.golden_period_s: Input should be greater",
     ),
     ("model: enc", "model: enc, golden: nowhere.json", "models[0].triton.golden: [Errno 2]"),
+    ("model: big", "model: big, probe: {period_s: 0}", "models[1].openai.probe.period_s: Input should be greater"),
+    ("model: big", "model: big, probe: {golden: nowhere.json}", "models[1].openai.probe.golden: [Errno 2]"),
+    ("prompt: chatml", "prompt: chatml, tensors: trt", "models[2].triton.tensors: Input should be 'vllm' or"),
+    ("prompt: chatml", "prompt: chatml, tensors: tensorrt_llm", "models[2]: tensorrt_llm needs sampling.max_tokens"),
+    (
+        "prompt: chatml",
+        "prompt: chatml, cumulative: true",
+        "models[2]: cumulative goes with the tensors of",
+    ),
     ("model: enc", "model: enc, affinity: sticky", "models[0].triton.affinity: Input should be 'none' or 'prefix'"),
     ("https://", "https://me:secret@", "upstreams.cloud.base_url: a user or password has no place in an address"),
     ("https://", "https://me@", "upstreams.cloud.base_url: a user or password has no place in an address"),
@@ -206,6 +215,25 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_what_is_no_catalogue_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(CatalogueError):
         read_catalogue(write(tmp_path, text))
+
+
+def test_golden_cases_of_an_upstream_are_chats(tmp_path: Path) -> None:
+    probed = GOOD.replace("model: big", "model: big, probe: {golden: golden.json}")
+    (tmp_path / "golden.json").write_text(
+        '{"cases": [{"messages": [{"role": "user", "content": "Hi"}], "contains": ["there"]}]}', "utf-8"
+    )
+    entry = read_catalogue(write(tmp_path, probed)).models[1]
+    assert entry.openai is not None and entry.openai.probe is not None
+    assert entry.openai.probe.timing().probe_period_s == 60.0
+    tensor = '{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}'
+    (tmp_path / "golden.json").write_text(f'{{"cases": [{{"inputs": [{tensor}], "outputs": [{tensor}]}}]}}', "utf-8")
+    with pytest.raises(CatalogueError, match=r"models\[1\]\.openai\.probe\.golden: .*asked with messages"):
+        read_catalogue(write(tmp_path, probed))
+
+
+def test_what_a_model_of_tensorrt_llm_can_do_leaves_the_seed_out(tmp_path: Path) -> None:
+    text = GOOD.replace("prompt: chatml}", "prompt: chatml, tensors: tensorrt_llm}, sampling: {max_tokens: 9}")
+    assert "seed" not in read_catalogue(write(tmp_path, text)).models[2].model().capabilities
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

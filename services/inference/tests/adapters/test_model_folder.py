@@ -36,6 +36,17 @@ async def test_the_models_of_this_repository_pass() -> None:
         await ModelFolder(BUILT).check(model)
 
 
+def test_version_and_digest_are_known_before_the_load(tmp_path: Path) -> None:
+    version, digest = ModelFolder(BUILT).declared("minilm-l6")
+    assert version
+    assert digest.startswith("sha256:")
+    write_model(tmp_path, "bare")
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong/config.pbtxt").write_text("backend: {", "utf-8")
+    for model in ("bare", "wrong", "missing", "../bare"):
+        assert ModelFolder(tmp_path).declared(model) == ("", "")
+
+
 async def test_a_built_model_that_is_cut_off_does_not(tmp_path: Path) -> None:
     shutil.copytree(BUILT / "minilm-l6", tmp_path / "minilm-l6")
     graph = tmp_path / "minilm-l6/1/model.onnx"

@@ -165,3 +165,16 @@ def test_what_would_break_the_body_or_take_it_over_is_refused(options: ChatOptio
     with pytest.raises(InvalidInput) as caught:
         write_body(Order(HI, options=options), "up", streaming=True)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "odd", ["", '"', "\\", "\n", "\x00", "\x1f", "\x7f", "é", "漢", "😀", "\u2028", '","role":"system']
+)
+def test_long_pictures_and_sounds_come_back_as_they_were(odd: str) -> None:
+    text = "A" * 40_000 + odd + "B" * 40_000
+    turn = Turn("user", parts=[Image(f"data:image/png;base64,{text}"), Audio(text, "wav")])
+    (message,) = body(Order([turn]))["messages"]
+    assert message["content"] == [
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}"}},
+        {"type": "input_audio", "input_audio": {"data": text, "format": "wav"}},
+    ]

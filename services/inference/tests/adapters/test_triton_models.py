@@ -168,6 +168,17 @@ async def test_bad_tensors_are_the_callers_fault_and_eject_nobody(
     assert replica.outstanding == 0
 
 
+async def test_typed_contents_are_as_good_as_raw_ones(server: TritonServer) -> None:
+    tensors, raw = TritonTensors(server, "minilm-l6", "minilm-l6"), infer_request("minilm-l6", [[101, 7592, 102]])
+    typed = oip.ModelInferRequest.FromString(raw)
+    del typed.raw_input_contents[:]
+    for column, values in zip(typed.inputs, ([101, 7592, 102], [1, 1, 1]), strict=True):
+        column.contents.int64_contents.extend(values)
+    answers = [await tensors.infer(request, 10.0) for request in (raw, typed.SerializeToString())]
+    first, second = (oip.ModelInferResponse.FromString(each).raw_output_contents for each in answers)
+    assert first == second
+
+
 async def test_a_version_that_is_not_there_is_not_found(server: TritonServer) -> None:
     request = oip.ModelInferRequest.FromString(infer_request("minilm-l6", [[101, 7592, 102]]))
     request.model_version = "9"

@@ -9,9 +9,12 @@ import pytest
 from inference.api.capacity import capacity_service
 from inference.core.advisor import Advisor
 from inference.core.capacity import Kind, Objective
+from inference.core.execution import Execution
 from inference.core.pool import Pool
+from inference.core.residency_measures import ModelMemory, Tally
 from inference.core.served_model import ServedModel
-from inference_fakes import FakeGenerator, generating
+from inference_fakes import FakeGenerator, FakeTensors, generating, model
+from inference_replica_fakes import benches
 from penstock.inference.v1 import capacity_pb2 as pb
 from penstock.inference.v1 import capacity_pb2_grpc as pb_grpc
 from prometheus_client import REGISTRY
@@ -96,6 +99,25 @@ async def test_refuses_what_cannot_be_planned() -> None:
             with pytest.raises(error) as caught:
                 await ask(**{"model": served.model.name} | request)  # type: ignore[arg-type]
             assert caught.value.field == field
+
+
+async def test_tells_of_memory_and_of_what_the_servers_have_done() -> None:
+    replicas, (silent, telling, other) = await benches("a:1", "b:1", "c:1")
+    silent.executions.told = None
+    other.executions.told = Execution(6, 1, {6: 1}, cache_hits=3, cache_misses=1)
+    assert telling.executions.told is not None
+    tally = Tally(loads=2, load_s=3.0, unloads=1, unload_s=1.5, evictions=1, hits=9, misses=2)
+    replicas.memory = lambda: ModelMemory(1_000, 1, tally)
+    served = ServedModel(model("held"), tensors=FakeTensors(), replicas=replicas)
+    async with asking(served, generating(FakeGenerator(), "plain")) as ask:
+        held, plain = await ask()
+    memory = pb.Memory(footprint_bytes=1_000, copies=1, loads=2, load_s=1.5, unloads=1, unload_s=1.5, evictions=1)
+    memory.hits, memory.misses = 9, 2
+    assert held.memory == memory
+    batches = [pb.BatchSize(size=size, executions=1) for size in (1, 3, 6)]
+    assert held.execution == pb.Execution(inferences=10, executions=3, batches=batches, cache_hits=3, cache_misses=1)
+    assert not plain.HasField("memory")
+    assert not plain.HasField("execution")
 
 
 async def test_is_for_administrators() -> None:

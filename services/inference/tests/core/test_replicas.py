@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from inference.core.ports import BackendLost
+from inference.core.ports import BACKEND_FAILED, NOT_LOADED, BackendLost, ModelState
 from inference.core.replicas import Replicas
 from inference_replica_fakes import CHECKED, DOWN, Bench, benches
 from servicekit.errors import Unavailable
@@ -153,3 +153,28 @@ async def test_a_wrong_replica_with_the_old_digest_does_not_hold_up_the_new_one(
     one.arrays.factor = 9.0
     await one.check(after_s=10.0)
     assert {replicas.choose().address for _ in range(20)} == {"b:1"}
+
+
+@pytest.mark.parametrize(
+    ("held", "reason", "ejections"), [(True, NOT_LOADED, 0), (False, NOT_LOADED, 1), (True, BACKEND_FAILED, 1)]
+)
+async def test_a_model_that_is_loaded_on_request_is_not_ejected_when_it_goes(
+    held: bool, reason: str, ejections: int
+) -> None:
+    _, (bench,) = await benches("a:1", held=held)
+    bench.prober.state = ModelState(ready=False, reason=reason)
+    await bench.check(after_s=1.0)
+    assert not bench.replica.in_rotation
+    assert bench.replica.ejections == ejections
+
+
+async def test_what_is_declared_counts_until_a_server_tells_of_the_model() -> None:
+    replicas, (bench,) = await benches("a:1", state=ModelState(ready=False, reason=NOT_LOADED), held=True)
+    replicas.declare("7", "sha256:declared")
+    assert (replicas.state.ready, replicas.state.version, replicas.state.digest) == (True, "7", "sha256:declared")
+    bench.prober.state = CHECKED
+    await bench.check(after_s=60.0)
+    assert replicas.state.digest == CHECKED.digest
+    bench.prober.state = ModelState(ready=False, reason=NOT_LOADED)
+    await bench.check(after_s=1.0)
+    assert (replicas.state.ready, replicas.state.digest) == (True, CHECKED.digest)

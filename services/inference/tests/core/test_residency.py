@@ -22,6 +22,28 @@ def test_a_burst_of_requests_causes_one_load() -> None:
     run_virtually(scenario())
 
 
+def test_what_became_of_each_model_is_tallied() -> None:
+    async def scenario() -> None:
+        async with World().running() as world:
+            for model in "aabac":
+                await world.use(model)
+            told = {model: world.residency.memory_of(model) for model in "abcd"}
+            assert {model: (each.copies, each.footprint_bytes) for model, each in told.items()} == {
+                "a": (1, 100),
+                "b": (0, 100),
+                "c": (1, 100),
+                "d": (0, 100),
+            }
+            a, b = told["a"].tally, told["b"].tally
+            assert (a.loads, a.hits, a.misses, a.evictions) == (1, 2, 1, 0)
+            assert (b.loads, b.unloads, b.hits, b.misses, b.evictions) == (1, 1, 0, 1, 1)
+            assert a.load_s == pytest.approx(1.0, rel=0.01)
+            assert b.unload_s > 0
+            assert told["d"].tally.loads == 0
+
+    run_virtually(scenario())
+
+
 def test_the_model_least_in_use_makes_room() -> None:
     async def scenario() -> None:
         async with World().running() as world:

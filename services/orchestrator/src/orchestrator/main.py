@@ -7,7 +7,7 @@ from servicekit.rpc import Channel, serve
 
 from orchestrator.adapters.embedding import EmbeddingClient
 from orchestrator.adapters.huggingface import TokenChunker, load_tokenizer, token_counter
-from orchestrator.adapters.inference import InferenceClient
+from orchestrator.adapters.inference import InferenceClient, RankClient
 from orchestrator.adapters.parser import ParseLimits, ProcessParser
 from orchestrator.adapters.pipeline_file import PIPELINES, PROMPTS, load_pipeline
 from orchestrator.adapters.sqlite import SqliteProvenanceStore
@@ -27,7 +27,10 @@ from orchestrator.settings import Settings
 async def run(settings: Settings) -> None:
     """Serve until told to stop."""
     pipeline, template = load_pipeline(
-        settings.pipeline_file or PIPELINES / "rag.yaml", settings.model, settings.prompts_dir or PROMPTS
+        settings.pipeline_file or PIPELINES / "rag.yaml",
+        settings.model,
+        settings.prompts_dir or PROMPTS,
+        settings.reranker,
     )
     tokenizer = load_tokenizer(settings.tokenizer_file)
     async with AsyncExitStack() as stack:
@@ -46,7 +49,7 @@ async def run(settings: Settings) -> None:
             answerer=Answerer(
                 pipeline,
                 template,
-                preparing(embedder, library, builder),
+                preparing(embedder, library, builder, RankClient(inference), pipeline.rerank),
                 Writer(pipeline, InferenceClient(inference)),
                 store,
                 settings.default_deadline_s,

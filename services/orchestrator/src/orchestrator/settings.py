@@ -21,6 +21,7 @@ class Settings(ServiceSettings):
     pipeline_file: Path | None = Field(None, description="pipeline to run; default: rag.yaml of the package")
     prompts_dir: Path | None = Field(None, description="folder of the prompt templates; default: that of the package")
     model: str = Field("", description="generating model when the caller names none; empty: the pipeline's own")
+    reranker: str = Field("", description="model that ranks passages again; empty: the pipeline's own, if it has one")
     tokenizer_file: FilePath = Field(
         Path(".penstock/models/minilm-l6/tokenizer.json"),
         description="tokenizer.json that budgets and chunks count with",

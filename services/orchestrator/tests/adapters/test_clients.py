@@ -7,16 +7,16 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from google.protobuf import struct_pb2
 from orchestrator.adapters.embedding import EmbeddingClient
-from orchestrator.adapters.inference import InferenceClient
+from orchestrator.adapters.inference import InferenceClient, RankClient
 from orchestrator.adapters.vector_search import VectorSearchClient
 from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
 from orchestrator.core.document import Chunk, Embedded, KnownDocument, Stored
 from orchestrator.core.passage import Embedding, Query
-from orchestrator.core.ports import Finished, Piece
+from orchestrator.core.ports import Finished, Piece, Ranking
 from orchestrator.core.question import Comparison, Condition, Message, Sampling, SearchMode
 from orchestrator_fakes import ENCODER
 from penstock.embedding.v1 import embedding_pb2, embedding_pb2_grpc
-from penstock.inference.v1 import inference_pb2, inference_pb2_grpc
+from penstock.inference.v1 import inference_pb2, inference_pb2_grpc, rank_pb2, rank_pb2_grpc
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
 from penstock.vector_search.v1 import vector_search_pb2_grpc as vectors_grpc
 from servicekit.errors import Conflict, NotFound, PenstockError, TimedOut, Unavailable
@@ -82,6 +82,7 @@ async def connected(peer: Peer) -> AsyncIterator[Channel]:
                 inference_pb2_grpc.add_InferenceServiceServicer_to_server,
                 ("Generate", "Complete", "ListModels", "GetModel"),
             ),
+            ("inference.v1.RankService", rank_pb2_grpc.add_RankServiceServicer_to_server, ("Rank",)),
             ("vector_search.v1.VectorSearchService", vectors_grpc.add_VectorSearchServiceServicer_to_server, documents),
         )
     ]
@@ -96,6 +97,37 @@ async def test_texts_are_embedded() -> None:
     async with connected(peer) as channel:
         assert await EmbeddingClient(channel, "m").embed(["a", "b"], 5) == Embedding(ENCODER, b"x" * 16)
     assert peer.requests == [embedding_pb2.EmbedRequest(model="m", texts=["a", "b"])]
+
+
+async def test_passages_are_ranked() -> None:
+    peer = Peer()
+    served = inference_pb2.ServedModel(model="m", version="1", digest="d", provider="triton")
+    peer.answers["Rank"] = rank_pb2.RankResponse(scores=[0.5, -2.0], served=served)
+    async with connected(peer) as channel:
+        assert await RankClient(channel).rank("m", "q", ["a", "b"], 5) == Ranking((0.5, -2.0), SERVED)
+        assert peer.requests == [rank_pb2.RankRequest(model="m", query="q", passages=["a", "b"])]
+        with pytest.raises(Unavailable) as caught:
+            await RankClient(channel).rank("m", "q", ["a", "b", "c"], 5)
+    assert caught.value.reason == "backend_failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (RuntimeError("a bug over there"), Unavailable, "backend_failed"),
+        (Unavailable("busy", reason="queue_full"), Unavailable, "queue_full"),
+        (NotFound("none", reason="model_not_found"), NotFound, "model_not_found"),
+    ],
+)
+async def test_a_ranker_that_fails_is_told_by_its_reason(
+    error: Exception, kind: type[PenstockError], reason: str
+) -> None:
+    peer = Peer()
+    peer.error = error
+    async with connected(peer) as channel:
+        with pytest.raises(kind) as caught:
+            await RankClient(channel).rank("m", "q", ["a"], 5)
+    assert caught.value.reason == reason
 
 
 async def test_a_search_carries_everything_and_brings_everything_back() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from orchestrator.adapters.pipeline_file import PIPELINES, PROMPTS, PipelineFileError, load_pipeline
 from orchestrator.core.grounding import DECLINE
-from orchestrator.core.pipeline import StepName
+from orchestrator.core.pipeline import Rerank, StepName
 
 TEXT = (PIPELINES / "rag.yaml").read_text()
 
@@ -31,6 +31,8 @@ def test_the_packaged_pipeline_and_template_are_valid() -> None:
         ("rag-answer.v1.txt", "no-such.v9.txt", "no-such.v9.txt"),
         ("rag-answer.v1.txt", "../x.v1.txt", "template: "),
         ("name: rag", "name: [", "while parsing"),
+        ("candidates: 10", "candidates: 65", "rerank.candidates: "),
+        ("candidates: 10", "candidate: 10", "rerank.candidate: "),
     ],
 )
 def test_an_error_names_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -40,6 +42,16 @@ def test_an_error_names_its_place(tmp_path: Path, old: str, new: str, said: str)
         load_pipeline(tmp_path / "p.yaml")
     assert said in str(raised.value)
     assert "p.yaml" in str(raised.value)
+
+
+def test_a_declared_ranker_is_used_and_another_one_can_replace_it(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(TEXT.replace('model: "", candidates: 10', "model: mine, candidates: 20"))
+    assert load_pipeline(tmp_path / "p.yaml")[0].rerank == Rerank("mine", 20)
+    assert load_pipeline(tmp_path / "p.yaml", reranker="other")[0].rerank == Rerank("other", 20)
+    (tmp_path / "p.yaml").write_text(TEXT.replace("  - {step: rerank, share: 0.4}\n", ""))
+    assert load_pipeline(tmp_path / "p.yaml")[0].rerank is None
+    with pytest.raises(PipelineFileError, match="go together"):
+        load_pipeline(tmp_path / "p.yaml", reranker="other")
 
 
 def test_lexical_search_needs_no_embed_step(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 from orchestrator.core.answer import Rung
-from orchestrator.core.pipeline import RungSpec, StepName, StepSpec, TimeLeft
-from orchestrator_fakes import RAG
+from orchestrator.core.pipeline import Rerank, RungSpec, StepName, StepSpec, TimeLeft
+from orchestrator_fakes import RAG, RERANKING
 from servicekit.errors import TimedOut
 
 
@@ -18,6 +18,16 @@ def test_steps_stand_in_the_order_of_what_they_need() -> None:
         replace(RAG, steps=(RAG.steps[0], *RAG.steps))
     assert replace(RAG, steps=RAG.steps[1:]).share_of(StepName.SEARCH) == 0.5
     assert StepSpec(StepName.EMBED, 0.25) in RAG.steps
+
+
+def test_the_step_rerank_and_its_model_go_together() -> None:
+    assert RERANKING.rerank == Rerank("ranker", 10)
+    assert StepName.RERANK in [step.name for step in RERANKING.steps]
+    assert StepName.RERANK not in [step.name for step in RAG.steps]
+    with pytest.raises(ValueError, match="go together"):
+        replace(RERANKING, rerank=None)
+    with pytest.raises(ValueError, match="go together"):
+        replace(RAG, rerank=Rerank("ranker", 10))
 
 
 def test_the_ladder_begins_with_the_chosen_model() -> None:

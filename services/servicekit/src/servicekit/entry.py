@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import NoReturn, TypeVar
 
 import uvloop
 from pydantic import ValidationError
 
+from servicekit.errors import PenstockError
 from servicekit.rpc.server import AddressTaken
 from servicekit.settings import ServiceSettings
 from servicekit.telemetry import setup
@@ -15,7 +17,11 @@ S = TypeVar("S", bound=ServiceSettings)
 
 
 def main(service: str, settings: type[S], run: Callable[[S], Awaitable[None]]) -> None:
-    """Run a service to its end; a wrong setting or a taken address is said in one line and exits with 2."""
+    """Run a service to its end.
+
+    What keeps it from starting is said in one line and exits with 2: a wrong setting, a taken address, a file that is
+    not there, a certificate that is not valid, a database that cannot be used.
+    """
     try:
         loaded = settings()
     except ValidationError as error:
@@ -26,10 +32,23 @@ def main(service: str, settings: type[S], run: Callable[[S], Awaitable[None]]) -
         sys.exit(2)
     setup.configure(service, loaded.log_level, loaded.otlp_endpoint, loaded.trace_file, loaded.trace_ratio)
     try:
+        if loaded.tls is not None:
+            loaded.tls.check(datetime.now(UTC))
         uvloop.run(_awaited(run, loaded))
     except AddressTaken as error:
-        sys.stderr.write(f"{service}: {error}\n")
-        sys.exit(2)
+        _refuse(service, str(error))
+    except PenstockError as error:  # while it runs, nothing of the kind leaves the tasks of the server
+        cause = "" if error.__cause__ is None else f": {str(error.__cause__).partition(chr(10))[0]}"
+        _refuse(service, error.message + cause)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(service, f"{error.filename}: {error.strerror}")
+
+
+def _refuse(service: str, reason: str) -> NoReturn:
+    sys.stderr.write(f"{service}: {reason}\n")
+    sys.exit(2)
 
 
 async def _awaited(run: Callable[[S], Awaitable[None]], settings: S) -> None:

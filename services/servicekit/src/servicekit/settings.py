@@ -1,9 +1,9 @@
 """What an operator can change in every service; each service subclasses it with its own prefix and fields."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from servicekit.tls import TlsFiles
@@ -30,6 +30,13 @@ class ServiceSettings(BaseSettings):
     trace_file: Path | None = Field(None, description="file that finished spans are appended to, as JSON lines")
     trace_ratio: float = Field(1.0, ge=0, le=1, description="share of new traces that are recorded")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        files = [self.tls_certificate_file, self.tls_key_file, self.tls_ca_file]
+        if any(files) and not all(files):  # or mTLS would be off without a word
+            raise ValueError("TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE belong together: one is not set")
+        return self
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -93,10 +93,16 @@ def test_the_newest_of_the_tenant_with_the_most_waiting_makes_room() -> None:
 
 def test_counts_who_is_ahead_of_a_newcomer() -> None:
     queue = queue_of(*(Waiter("many") for _ in range(8)), Waiter("few"), Waiter("a", I), Waiter("a", B))
-    assert queue.ahead_of("many", S) == 1 + 9
-    assert queue.ahead_of("fresh", S) == 1 + 2
-    assert queue.ahead_of("fresh", I) == 1
-    assert queue.ahead_of("fresh", B) == 10 + 1
+    assert queue.ahead_of("many", S) == (1 + 9, 9)
+    assert queue.ahead_of("fresh", S) == (1 + 2, 2)
+    assert queue.ahead_of("fresh", I) == (1, 1)
+    assert queue.ahead_of("fresh", B) == (10 + 1, 1)
+
+
+def test_tells_who_waits_in_a_class_and_above_it() -> None:
+    queue = queue_of(Waiter("a", B), Waiter("b", B), Waiter("c", S))
+    assert [queue.waiting_from(priority) for priority in Priority] == [3, 1, 0]
+    assert queue.highest() == S
 
 
 def test_a_million_tenants_leave_no_more_than_a_bound_behind() -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 from penstock.embedding.v1 import embedding_pb2 as pb
 from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from penstock.inference.v1 import inference_pb2 as inference
@@ -15,8 +17,8 @@ from penstock.multiplex.v1 import multiplex_pb2
 from penstock.multiplex.v1 import multiplex_pb2_grpc as multiplex_grpc
 from servicekit import identity
 from servicekit.errors import NotFound, QuotaExceeded, TimedOut, Unavailable
-from servicekit.rpc import Channel, PeerFailed, Service
-from servicekit.rpc.multiplex import WINDOW
+from servicekit.rpc import Channel, Passage, PeerFailed, Service
+from servicekit.rpc.passage import WINDOW
 from servicekit.rpc.server import Listening, listen
 from servicekit.testing import authenticate, caller, eventually
 
@@ -53,14 +55,31 @@ class Embedding(pb_grpc.EmbeddingServiceServicer):
 
 
 class Inference(inference_grpc.InferenceServiceServicer):
-    """Streams as fast as it may."""
+    """Streams as fast as it may; asked for `past`, as much of it past its iteration as it may."""
 
     sent = 0
+    past = 0
 
     async def Generate(self, request: inference.GenerateRequest, context: Any) -> AsyncIterator[Any]:
+        if request.model == "past":
+            async for response in self._past(context):
+                yield response
+            return
         for _ in range(1000):
             self.sent += 1
             yield inference.GenerateResponse(served={"version": str(self.sent)})
+
+    async def _past(self, passage: Any) -> AsyncIterator[Any]:
+        assert isinstance(passage, Passage)
+        for number in range(1, 1001):
+            response = inference.GenerateResponse(served={"version": str(number)})
+            if passage.send(response):
+                self.past += 1
+            else:
+                yield response
+            self.sent = number
+            if not number % 40:
+                await asyncio.sleep(0)
 
 
 class House:
@@ -257,3 +276,98 @@ async def test_a_method_that_is_not_listed_cannot_be_called() -> None:
     async with house.channel() as channel:
         with caller(), pytest.raises(PeerFailed):
             await channel.call(pb_grpc.EmbeddingServiceStub(channel.grpc).GetEncoder, pb.GetEncoderRequest())
+
+
+class Taking:
+    """Takes responses by the short way, as often as it is told to."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.versions: list[int] = []
+        self.offered = self.taken = 0
+
+    def __call__(self, response: inference.GenerateResponse) -> bool:
+        self.offered += 1
+        if not self.every or self.offered % self.every:
+            return False
+        self.taken += 1
+        self.versions.append(int(response.served.version))
+        return True
+
+
+@pytest.mark.parametrize("every", [0, 1, 2, 7])
+@pytest.mark.parametrize("model", ["", "past"])
+async def test_the_short_way_and_the_iteration_together_keep_the_order(model: str, every: int) -> None:
+    house, taking = House(), Taking(every)
+    async with house.channel() as channel:
+        generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
+        with caller():
+            async for response in channel.stream(generate, inference.GenerateRequest(model=model), take=taking):
+                taking.versions.append(int(response.served.version))
+                if len(taking.versions) % 100 == 0:
+                    await asyncio.sleep(0.001)  # so that something waits
+    assert taking.versions == list(range(1, 1001))
+    assert bool(taking.taken) == bool(every)
+    assert bool(house.inference.past) == bool(model)
+
+
+async def test_the_short_way_is_as_narrow_as_the_other_for_a_slow_reader() -> None:
+    house, taking = House(), Taking(0)
+    async with house.channel() as channel:
+        generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
+        with caller():
+            request = inference.GenerateRequest(model="past")
+            responses = channel.stream(generate, request, take=taking)
+            taken = [await anext(responses) for _ in range(3)]
+            for _ in range(20):
+                assert (await embed(channel, "f")).encoder.model == "acme f"
+            assert house.inference.sent <= WINDOW + 1
+            taken += [response async for response in responses]
+    assert [int(response.served.version) for response in taken] == list(range(1, 1001))
+
+
+async def test_what_cannot_be_read_is_the_iterations_affair() -> None:
+    house, taking = House(), Taking(1)
+    async with house.channel() as channel:
+        stub = inference_grpc.InferenceServiceStub(channel.grpc)
+        method: Any = stub.Generate
+        broken = replace(method, deserializer=lambda _: pb.EmbedRequest.FromString(b"\xff\xff"))
+        with caller():
+            with pytest.raises(DecodeError):
+                async for _ in channel.stream(broken, inference.GenerateRequest(), take=taking):
+                    pass
+            assert (await embed(channel, "g")).encoder.model == "acme g", "others go on"
+    assert taking.offered == 0
+
+
+async def test_a_bug_in_the_short_way_leaves_nobody_waiting() -> None:
+    house = House()
+
+    def take(_: inference.GenerateResponse) -> bool:
+        raise ZeroDivisionError
+
+    async with house.channel() as channel:
+        generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
+        with caller():
+            hanging = asyncio.create_task(embed(channel, "hang"))
+            await eventually(lambda: house.embedding.running == 1)
+            with pytest.raises(Unavailable):
+                await _all(channel.stream(generate, inference.GenerateRequest(), take=take))
+            with pytest.raises(Unavailable):
+                await hanging
+            assert (await embed(channel, "h")).encoder.model == "acme h"
+
+
+async def test_a_call_that_ends_with_its_last_response_ends() -> None:
+    house, taking = House(), Taking(1)
+    async with house.channel() as channel:
+        generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
+        with caller():
+            calls = [channel.stream(generate, inference.GenerateRequest(), take=taking) for _ in range(20)]
+            async with asyncio.timeout(10):
+                rest = await asyncio.gather(*(_all(call) for call in calls))
+    assert sum(map(len, rest)) + taking.taken == 20_000
+
+
+async def _all(responses: AsyncIterator[Any]) -> list[Any]:
+    return [response async for response in responses]

@@ -17,6 +17,7 @@ from servicekit.identity import Identity, Verifier
 from servicekit.rpc import Channel, Service, TlsFiles, client
 from servicekit.rpc.server import listen
 from servicekit.testing import PUBLIC_KEY_PEM, caller
+from servicekit.tls import BadCertificate
 
 
 class Authority:
@@ -27,7 +28,9 @@ class Authority:
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         self.certificate = self._signed(self.name, self.key, ca=True)
 
-    def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.Certificate:
+    def _signed(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ca: bool, begun: timedelta = timedelta(minutes=5)
+    ) -> x509.Certificate:
         now = datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -35,20 +38,20 @@ class Authority:
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(minutes=5))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(now - begun)
+            .not_valid_after(now - begun + timedelta(hours=1, minutes=5))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
         )
         return builder.sign(self.key, SHA256())
 
-    def issue(self, folder: Path) -> TlsFiles:
+    def issue(self, folder: Path, begun: timedelta = timedelta(minutes=5)) -> TlsFiles:
         """Write a fresh certificate with its key and the authority's certificate into the folder."""
         folder.mkdir(exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "service")])
         files = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
-        files.certificate.write_bytes(self._signed(name, key, ca=False).public_bytes(Encoding.PEM))
+        files.certificate.write_bytes(self._signed(name, key, ca=False, begun=begun).public_bytes(Encoding.PEM))
         files.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         files.authority.write_bytes(self.certificate.public_bytes(Encoding.PEM))
         return files
@@ -105,3 +108,27 @@ async def test_strangers_are_refused(tmp_path: Path) -> None:
             with caller(), pytest.raises(Unavailable):
                 await channel.call(pb_grpc.EmbeddingServiceStub(channel.grpc).Embed, pb.EmbedRequest(), timeout_s=3)
     await server.stop(0)
+
+
+def test_a_good_certificate_passes_the_check(tmp_path: Path) -> None:
+    Authority().issue(tmp_path / "good").check(datetime.now(UTC))
+
+
+@pytest.mark.parametrize("begun", [timedelta(days=2), timedelta(days=-2)])
+def test_an_expired_or_early_certificate_is_named_with_its_days(tmp_path: Path, begun: timedelta) -> None:
+    files = Authority().issue(tmp_path / "old", begun)
+    with pytest.raises(BadCertificate, match=r"tls\.crt is valid from 20\d\d-\d\d-\d\d to 20.*, and today is 20"):
+        files.check(datetime.now(UTC))
+
+
+def test_what_does_not_belong_together_is_named(tmp_path: Path) -> None:
+    good, other = Authority().issue(tmp_path / "good"), Authority().issue(tmp_path / "other")
+    now = datetime.now(UTC)
+    with pytest.raises(BadCertificate, match=r"other/tls\.key is not the key of the certificate"):
+        TlsFiles(good.certificate, other.key, good.authority).check(now)
+    with pytest.raises(BadCertificate, match=r"good/tls\.crt was not issued by the authority .*other/ca\.crt"):
+        TlsFiles(good.certificate, good.key, other.authority).check(now)
+    with pytest.raises(BadCertificate, match=r"tls\.key is no PEM file of the kind"):
+        TlsFiles(good.key, good.key, good.authority).check(now)
+    with pytest.raises(BadCertificate, match=r"nowhere cannot be read: No such file"):
+        TlsFiles(tmp_path / "nowhere", good.key, good.authority).check(now)

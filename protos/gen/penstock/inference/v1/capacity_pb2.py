@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/inference/v1/capacity.proto\x12\x15penstock.inference.v1\"f\n\x12GetCapacityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\x01\x12\x33\n\tobjective\x18\x03 \x01(\x0b\x32 .penstock.inference.v1.Objective\"b\n\tObjective\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.penstock.inference.v1.ObjectiveKind\x12\x10\n\x08quantile\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"K\n\x13GetCapacityResponse\x12\x34\n\x06models\x18\x01 \x03(\x0b\x32$.penstock.inference.v1.ModelCapacity\"\x90\x01\n\rModelCapacity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x08workload\x18\x02 \x01(\x0b\x32\x1f.penstock.inference.v1.Workload\x12-\n\x06\x61\x64vice\x18\x03 \x01(\x0b\x32\x1d.penstock.inference.v1.Advice\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x95\x03\n\x08Workload\x12\x0c\n\x04rate\x18\x01 \x01(\x01\x12\x13\n\x0b\x61rrival_scv\x18\x02 \x01(\x01\x12\x16\n\x0eservice_mean_s\x18\x03 \x01(\x01\x12\x13\n\x0bservice_scv\x18\x04 \x01(\x01\x12\x0f\n\x07servers\x18\x05 \x01(\x01\x12\x30\n\x04wait\x18\x06 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x33\n\x07service\x18\x07 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x11\n\tin_flight\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x19\n\x11\x63oncurrency_limit\x18\n \x01(\r\x12\x10\n\x08replicas\x18\x0b \x01(\r\x12\x37\n\x0b\x66irst_token\x18\x0c \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x37\n\x0binter_token\x18\r \x01(\x0b\x32\".penstock.inference.v1.Percentiles\"4\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\x12\x0b\n\x03p99\x18\x03 \x01(\x01\"\xc2\x01\n\x06\x41\x64vice\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x0c\n\x04rate\x18\x02 \x01(\x01\x12\x33\n\tobjective\x18\x03 \x01(\x0b\x32 .penstock.inference.v1.Objective\x12\x31\n\x08\x65xpected\x18\x04 \x01(\x0b\x32\x1f.penstock.inference.v1.Expected\x12\x30\n\x07present\x18\x05 \x01(\x0b\x32\x1f.penstock.inference.v1.Expected\"\x98\x01\n\x08\x45xpected\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x13\n\x0butilisation\x18\x02 \x01(\x01\x12\x30\n\x04wait\x18\x03 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x33\n\x07latency\x18\x04 \x01(\x0b\x32\".penstock.inference.v1.Percentiles*d\n\rObjectiveKind\x12\x1e\n\x1aOBJECTIVE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OBJECTIVE_KIND_WAIT\x10\x01\x12\x1a\n\x16OBJECTIVE_KIND_LATENCY\x10\x02\x32w\n\x0f\x43\x61pacityService\x12\x64\n\x0bGetCapacity\x12).penstock.inference.v1.GetCapacityRequest\x1a*.penstock.inference.v1.GetCapacityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$penstock/inference/v1/capacity.proto\x12\x15penstock.inference.v1\"f\n\x12GetCapacityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04rate\x18\x02 \x01(\x01\x12\x33\n\tobjective\x18\x03 \x01(\x0b\x32 .penstock.inference.v1.Objective\"b\n\tObjective\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.penstock.inference.v1.ObjectiveKind\x12\x10\n\x08quantile\x18\x02 \x01(\x01\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\"K\n\x13GetCapacityResponse\x12\x34\n\x06models\x18\x01 \x03(\x0b\x32$.penstock.inference.v1.ModelCapacity\"\xf4\x01\n\rModelCapacity\x12\r\n\x05model\x18\x01 \x01(\t\x12\x31\n\x08workload\x18\x02 \x01(\x0b\x32\x1f.penstock.inference.v1.Workload\x12-\n\x06\x61\x64vice\x18\x03 \x01(\x0b\x32\x1d.penstock.inference.v1.Advice\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12-\n\x06memory\x18\x05 \x01(\x0b\x32\x1d.penstock.inference.v1.Memory\x12\x33\n\texecution\x18\x06 \x01(\x0b\x32 .penstock.inference.v1.Execution\"\xa4\x01\n\x06Memory\x12\x17\n\x0f\x66ootprint_bytes\x18\x01 \x01(\x03\x12\x0e\n\x06\x63opies\x18\x02 \x01(\r\x12\r\n\x05loads\x18\x03 \x01(\x04\x12\x0e\n\x06load_s\x18\x04 \x01(\x01\x12\x0f\n\x07unloads\x18\x05 \x01(\x04\x12\x10\n\x08unload_s\x18\x06 \x01(\x01\x12\x11\n\tevictions\x18\x07 \x01(\x04\x12\x0c\n\x04hits\x18\x08 \x01(\x04\x12\x0e\n\x06misses\x18\t \x01(\x04\"\x90\x01\n\tExecution\x12\x12\n\ninferences\x18\x01 \x01(\x04\x12\x12\n\nexecutions\x18\x02 \x01(\x04\x12\x31\n\x07\x62\x61tches\x18\x03 \x03(\x0b\x32 .penstock.inference.v1.BatchSize\x12\x12\n\ncache_hits\x18\x04 \x01(\x04\x12\x14\n\x0c\x63\x61\x63he_misses\x18\x05 \x01(\x04\"-\n\tBatchSize\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x12\n\nexecutions\x18\x02 \x01(\x04\"\x95\x03\n\x08Workload\x12\x0c\n\x04rate\x18\x01 \x01(\x01\x12\x13\n\x0b\x61rrival_scv\x18\x02 \x01(\x01\x12\x16\n\x0eservice_mean_s\x18\x03 \x01(\x01\x12\x13\n\x0bservice_scv\x18\x04 \x01(\x01\x12\x0f\n\x07servers\x18\x05 \x01(\x01\x12\x30\n\x04wait\x18\x06 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x33\n\x07service\x18\x07 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x11\n\tin_flight\x18\x08 \x01(\r\x12\x0f\n\x07waiting\x18\t \x01(\r\x12\x19\n\x11\x63oncurrency_limit\x18\n \x01(\r\x12\x10\n\x08replicas\x18\x0b \x01(\r\x12\x37\n\x0b\x66irst_token\x18\x0c \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x37\n\x0binter_token\x18\r \x01(\x0b\x32\".penstock.inference.v1.Percentiles\"4\n\x0bPercentiles\x12\x0b\n\x03p50\x18\x01 \x01(\x01\x12\x0b\n\x03p95\x18\x02 \x01(\x01\x12\x0b\n\x03p99\x18\x03 \x01(\x01\"\xc2\x01\n\x06\x41\x64vice\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x0c\n\x04rate\x18\x02 \x01(\x01\x12\x33\n\tobjective\x18\x03 \x01(\x0b\x32 .penstock.inference.v1.Objective\x12\x31\n\x08\x65xpected\x18\x04 \x01(\x0b\x32\x1f.penstock.inference.v1.Expected\x12\x30\n\x07present\x18\x05 \x01(\x0b\x32\x1f.penstock.inference.v1.Expected\"\x98\x01\n\x08\x45xpected\x12\x10\n\x08replicas\x18\x01 \x01(\r\x12\x13\n\x0butilisation\x18\x02 \x01(\x01\x12\x30\n\x04wait\x18\x03 \x01(\x0b\x32\".penstock.inference.v1.Percentiles\x12\x33\n\x07latency\x18\x04 \x01(\x0b\x32\".penstock.inference.v1.Percentiles*d\n\rObjectiveKind\x12\x1e\n\x1aOBJECTIVE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OBJECTIVE_KIND_WAIT\x10\x01\x12\x1a\n\x16OBJECTIVE_KIND_LATENCY\x10\x02\x32w\n\x0f\x43\x61pacityService\x12\x64\n\x0bGetCapacity\x12).penstock.inference.v1.GetCapacityRequest\x1a*.penstock.inference.v1.GetCapacityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.inference.v1.capacity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OBJECTIVEKIND']._serialized_start=1305
-  _globals['_OBJECTIVEKIND']._serialized_end=1405
+  _globals['_OBJECTIVEKIND']._serialized_start=1766
+  _globals['_OBJECTIVEKIND']._serialized_end=1866
   _globals['_GETCAPACITYREQUEST']._serialized_start=63
   _globals['_GETCAPACITYREQUEST']._serialized_end=165
   _globals['_OBJECTIVE']._serialized_start=167
@@ -40,15 +40,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCAPACITYRESPONSE']._serialized_start=267
   _globals['_GETCAPACITYRESPONSE']._serialized_end=342
   _globals['_MODELCAPACITY']._serialized_start=345
-  _globals['_MODELCAPACITY']._serialized_end=489
-  _globals['_WORKLOAD']._serialized_start=492
-  _globals['_WORKLOAD']._serialized_end=897
-  _globals['_PERCENTILES']._serialized_start=899
-  _globals['_PERCENTILES']._serialized_end=951
-  _globals['_ADVICE']._serialized_start=954
-  _globals['_ADVICE']._serialized_end=1148
-  _globals['_EXPECTED']._serialized_start=1151
-  _globals['_EXPECTED']._serialized_end=1303
-  _globals['_CAPACITYSERVICE']._serialized_start=1407
-  _globals['_CAPACITYSERVICE']._serialized_end=1526
+  _globals['_MODELCAPACITY']._serialized_end=589
+  _globals['_MEMORY']._serialized_start=592
+  _globals['_MEMORY']._serialized_end=756
+  _globals['_EXECUTION']._serialized_start=759
+  _globals['_EXECUTION']._serialized_end=903
+  _globals['_BATCHSIZE']._serialized_start=905
+  _globals['_BATCHSIZE']._serialized_end=950
+  _globals['_WORKLOAD']._serialized_start=953
+  _globals['_WORKLOAD']._serialized_end=1358
+  _globals['_PERCENTILES']._serialized_start=1360
+  _globals['_PERCENTILES']._serialized_end=1412
+  _globals['_ADVICE']._serialized_start=1415
+  _globals['_ADVICE']._serialized_end=1609
+  _globals['_EXPECTED']._serialized_start=1612
+  _globals['_EXPECTED']._serialized_end=1764
+  _globals['_CAPACITYSERVICE']._serialized_start=1868
+  _globals['_CAPACITYSERVICE']._serialized_end=1987
 # @@protoc_insertion_point(module_scope)

@@ -130,6 +130,8 @@ class ModelCapacity(_message.Message):
     WORKLOAD_FIELD_NUMBER: _builtins.int
     ADVICE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    EXECUTION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name."""
     reason: _builtins.str
@@ -144,6 +146,14 @@ class ModelCapacity(_message.Message):
     def advice(self) -> Global___Advice:
         """How many replicas are needed; absent when that cannot be said."""
 
+    @_builtins.property
+    def memory(self) -> Global___Memory:
+        """Its place in the servers' memory; absent for a model that is not loaded on request."""
+
+    @_builtins.property
+    def execution(self) -> Global___Execution:
+        """What its servers say they have done with it; absent where none says anything."""
+
     def __init__(
         self,
         *,
@@ -151,14 +161,126 @@ class ModelCapacity(_message.Message):
         workload: Global___Workload | None = ...,
         advice: Global___Advice | None = ...,
         reason: _builtins.str = ...,
+        memory: Global___Memory | None = ...,
+        execution: Global___Execution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "workload", b"workload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "execution", b"execution", "memory", b"memory", "workload", b"workload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "model", b"model", "reason", b"reason", "workload", b"workload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "execution", b"execution", "memory", b"memory", "model", b"model", "reason", b"reason", "workload", b"workload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelCapacity: _TypeAlias = ModelCapacity  # noqa: Y015
+
+@_typing.final
+class Memory(_message.Message):
+    """A model that is loaded on request, since this process began."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOOTPRINT_BYTES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    LOADS_FIELD_NUMBER: _builtins.int
+    LOAD_S_FIELD_NUMBER: _builtins.int
+    UNLOADS_FIELD_NUMBER: _builtins.int
+    UNLOAD_S_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    footprint_bytes: _builtins.int
+    """What a copy takes: measured, or assumed as long as it was not."""
+    copies: _builtins.int
+    """Copies that take requests now."""
+    loads: _builtins.int
+    """How often it was loaded and unloaded, and the mean of what that took (seconds; 0 when it never happened)."""
+    load_s: _builtins.float
+    unloads: _builtins.int
+    unload_s: _builtins.float
+    evictions: _builtins.int
+    """How often it had to go for another."""
+    hits: _builtins.int
+    """Requests that found it in memory, and that did not."""
+    misses: _builtins.int
+    def __init__(
+        self,
+        *,
+        footprint_bytes: _builtins.int = ...,
+        copies: _builtins.int = ...,
+        loads: _builtins.int = ...,
+        load_s: _builtins.float = ...,
+        unloads: _builtins.int = ...,
+        unload_s: _builtins.float = ...,
+        evictions: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "evictions", b"evictions", "footprint_bytes", b"footprint_bytes", "hits", b"hits", "load_s", b"load_s", "loads", b"loads", "misses", b"misses", "unload_s", b"unload_s", "unloads", b"unloads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Memory: _TypeAlias = Memory  # noqa: Y015
+
+@_typing.final
+class Execution(_message.Message):
+    """Counters of the servers, since each began, added up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFERENCES_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    BATCHES_FIELD_NUMBER: _builtins.int
+    CACHE_HITS_FIELD_NUMBER: _builtins.int
+    CACHE_MISSES_FIELD_NUMBER: _builtins.int
+    inferences: _builtins.int
+    """Requests' rows, and the executions they were put together to."""
+    executions: _builtins.int
+    cache_hits: _builtins.int
+    """Requests that the server's response cache answered, and that it did not know."""
+    cache_misses: _builtins.int
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchSize]:
+        """Executions by how many rows they had, ordered by that."""
+
+    def __init__(
+        self,
+        *,
+        inferences: _builtins.int = ...,
+        executions: _builtins.int = ...,
+        batches: _abc.Iterable[Global___BatchSize] | None = ...,
+        cache_hits: _builtins.int = ...,
+        cache_misses: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches", "cache_hits", b"cache_hits", "cache_misses", b"cache_misses", "executions", b"executions", "inferences", b"inferences"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Execution: _TypeAlias = Execution  # noqa: Y015
+
+@_typing.final
+class BatchSize(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    EXECUTIONS_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    executions: _builtins.int
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        executions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["executions", b"executions", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchSize: _TypeAlias = BatchSize  # noqa: Y015
 
 @_typing.final
 class Workload(_message.Message):

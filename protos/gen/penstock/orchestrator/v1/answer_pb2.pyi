@@ -59,7 +59,7 @@ class Degradation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     step: _builtins.str
-    """The step that fell short: `embed`, `search`, `generate`."""
+    """The step that fell short: `embed`, `search`, `rerank`, `generate`."""
     reason: _builtins.str
     """Stable reason, such as queue_full, backend_failed, timed_out."""
     message: _builtins.str
@@ -269,6 +269,7 @@ class Provenance(_message.Message):
     DECLINED_FIELD_NUMBER: _builtins.int
     REMOVED_CITATIONS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    RERANKED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The answer's id."""
     pipeline: _builtins.str
@@ -298,6 +299,10 @@ class Provenance(_message.Message):
     def timings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepTiming]: ...
     @_builtins.property
     def usage(self) -> _inference_pb2.TokenUsage: ...
+    @_builtins.property
+    def reranked_by(self) -> _inference_pb2.ServedModel:
+        """What ranked the passages again; absent when the search's own order was kept."""
+
     def __init__(
         self,
         *,
@@ -319,10 +324,11 @@ class Provenance(_message.Message):
         declined: _builtins.bool = ...,
         removed_citations: _builtins.int = ...,
         trace_id: _builtins.str = ...,
+        reranked_by: _inference_pb2.ServedModel | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_groundedness", b"_groundedness", "created_at", b"created_at", "groundedness", b"groundedness", "served", b"served", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_groundedness", b"_groundedness", "created_at", b"created_at", "groundedness", b"groundedness", "reranked_by", b"reranked_by", "served", b"served", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groundedness", b"_groundedness", "created_at", b"created_at", "declined", b"declined", "degradations", b"degradations", "encoder_digest", b"encoder_digest", "groundedness", b"groundedness", "id", b"id", "knowledge_base", b"knowledge_base", "knowledge_base_revision", b"knowledge_base_revision", "passages", b"passages", "pipeline", b"pipeline", "prompt_template", b"prompt_template", "prompt_template_digest", b"prompt_template_digest", "removed_citations", b"removed_citations", "rung", b"rung", "served", b"served", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_groundedness", b"_groundedness", "created_at", b"created_at", "declined", b"declined", "degradations", b"degradations", "encoder_digest", b"encoder_digest", "groundedness", b"groundedness", "id", b"id", "knowledge_base", b"knowledge_base", "knowledge_base_revision", b"knowledge_base_revision", "passages", b"passages", "pipeline", b"pipeline", "prompt_template", b"prompt_template", "prompt_template_digest", b"prompt_template_digest", "removed_citations", b"removed_citations", "reranked_by", b"reranked_by", "rung", b"rung", "served", b"served", "timings", b"timings", "trace_id", b"trace_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__groundedness: _TypeAlias = _typing.Literal["groundedness"]  # noqa: Y015
     _WhichOneofArgType__groundedness: _TypeAlias = _typing.Literal["_groundedness", b"_groundedness"]  # noqa: Y015

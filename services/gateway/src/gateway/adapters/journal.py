@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from gateway.adapters.journal_lines import begin_line, end_line
+from gateway.adapters.journal_lines import begin_line, end_line, writable
+from gateway.adapters.journal_live import MOST_KEPT, LiveReader
 from gateway.adapters.journal_reader import BadLines, JournalReader, Segment, refused
 from gateway.core.attempts import Attempt, Outcome, Settled
 from gateway.core.ledger_ports import LedgerFull
@@ -31,10 +32,18 @@ class FileJournal:
     """A folder of this process under a root shared with others: a lock that is held as long as the process lives, and
     segments of lines. A line is given to the operating system before the call returns, so the process may die then.
 
-    At `limit_bytes` no attempt may begin any more; what has begun may still end.
+    At `limit_bytes` no attempt may begin any more; what has begun may still end. At most `most_kept` rows that nobody
+    has read are in memory, too.
     """
 
-    def __init__(self, root: Path, *, segment_bytes: int = SEGMENT_BYTES, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        limit_bytes: int = LIMIT_BYTES,
+        most_kept: int = MOST_KEPT,
+    ) -> None:
         """Take a new folder under `root`, which is made when it is not there. Raises OSError."""
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._root = root
@@ -47,7 +56,7 @@ class FileJournal:
         self._late: list[bytes] = []
         self._failure: str | None = None
         self._torn = False
-        self._reader = JournalReader([], self._bad, live=True)
+        self._reader = LiveReader([], self._bad, live=True, most_kept=most_kept)
         self._file, self._current = self._new_segment()
 
     def __enter__(self) -> Self:
@@ -58,7 +67,7 @@ class FileJournal:
         """Let the folder go: a later process takes over what is left in it; an empty one is deleted."""
         os.close(self._file)
         self._current.closed = True
-        self._reader.read(1)
+        self.read(1)
         if not self._late and all(not segment.waiting and segment.read == segment.size for segment in self._segments):
             _delete(self._folder)
         os.close(self._lock)
@@ -71,19 +80,22 @@ class FileJournal:
         """Append the begin of an attempt; raise LedgerFull when that cannot be done."""
         reason = self.trouble()
         if reason is None:
-            reason = self._append(begin_line(attempt))
+            attempt, line = writable(attempt)
+            reason = self._append(line)
         if reason is not None:
             raise LedgerFull("the ledger takes no more calls now", retry_after_s=RETRY_S)
+        self._reader.begun(attempt, self._current)
 
     def end(self, attempt_id: str, outcome: Outcome, ended_at: float) -> None:
         """Append the end of an attempt, or remember it until `mend` can."""
         line = end_line(attempt_id, outcome, ended_at)
         if self._late or self._append(line) is not None:
             self._late.append(line)
+        self._reader.ended(attempt_id, outcome, ended_at, self._current)
 
     def read(self, limit: int) -> Sequence[Settled]:
         """Return attempts that have ended and were not read yet, at most `limit`."""
-        return self._reader.read(limit)
+        return self._reader.latest(limit, all_written=not self._late)
 
     def forget(self) -> None:
         """Delete the segments that hold nothing but stored rows; write again what is open in old ones."""

@@ -36,15 +36,20 @@ class Ended:
     ended_at: float
 
 
-def begin_line(attempt: Attempt, *, carried: bool = False) -> bytes:
-    """Return the line for a begin."""
-    kind = "c" if carried else "b"
+def writable(attempt: Attempt) -> tuple[Attempt, bytes]:
+    """Return an attempt as it can be kept, and the line for its begin."""
     try:
-        return _line([kind, attempt])
+        return attempt, begin_line(attempt)
     except orjson.JSONEncodeError:  # half of a surrogate pair, which Unicode text cannot have
         values = ((name, getattr(attempt, name)) for name in _ATTEMPT)
         texts: Any = {name: text.encode(errors="replace").decode() for name, text in values if isinstance(text, str)}
-        return _line([kind, replace(attempt, **texts)])
+        attempt = replace(attempt, **texts)
+        return attempt, begin_line(attempt)
+
+
+def begin_line(attempt: Attempt, *, carried: bool = False) -> bytes:
+    """Return the line for a begin."""
+    return _line(["c" if carried else "b", attempt])
 
 
 def end_line(attempt_id: str, outcome: Outcome, ended_at: float) -> bytes:

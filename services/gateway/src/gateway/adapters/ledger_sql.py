@@ -1,62 +1,55 @@
 """The ledger's rows and hourly sums in the gateway's database: SQLite or PostgreSQL."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields
-from operator import attrgetter, gt
+from operator import add
 from typing import Any, Final
 
+import orjson
 import sqlalchemy
 from servicekit.errors import Unavailable
-from sqlalchemy import BigInteger, Boolean, Float, Select, String, func
+from sqlalchemy import ClauseElement, Select, func
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.adapters.ledger_tables import SUMS, ledger, usage_hourly
-from gateway.adapters.sql import open_engine
-from gateway.core.attempts import Attempt, Outcome, Settled
+from gateway.adapters.ledger_values import COLUMNS, Values, column_values, fitting
+from gateway.adapters.sql import Pace, open_engine
+from gateway.core.attempts import ABANDONED, CANCELLED, FAILED, Settled
 from gateway.core.ledger import HOUR_S
 from gateway.core.ledger_ports import RowRefused
 from gateway.core.retries import is_retry
+from gateway.core.turns import in_turns
 from gateway.core.usage import microseconds
 
-CHUNK: Final = 128
-"""Rows of one statement: making it takes the event loop one to two milliseconds."""
+SLICE: Final = 64
+"""So many rows are prepared, in half a millisecond, before the event loop has its turn."""
 
-WRITERS: Final = 2
+WRITERS: Final = 3
+
+TRIES: Final = 4
 LINK_US: Final = 24 * HOUR_S * 1_000_000
 """How long ago a call may be that is retried now, in microseconds."""
 
-LARGEST: Final = 2**63 - 1
 INSERTS: Final = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 SUM_LENGTHS: Final = (64, 64, 64, 256)
+NOTHING: Final = (0,) * len(SUMS)
 KEY: Final = tuple(column.name for column in usage_hourly.primary_key.columns)
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The columns of one sort that one dataclass fills by name: fetched at once, for this is done for every row."""
-
-    names: tuple[str, ...]
-    lengths: tuple[int, ...]
-    fetch: Callable[[object], tuple[Any, ...]]
-
-    @classmethod
-    def of(cls, kind: type, *sorts: type) -> "Part":
-        """Return the part of the table that fields of a dataclass fill and that has columns of these sorts."""
-        fillable = {field.name for field in fields(kind)}
-        columns = [column for column in ledger.columns if column.name in fillable and isinstance(column.type, sorts)]
-        names = tuple(column.name for column in columns)
-        return cls(names, tuple(getattr(column.type, "length", 0) for column in columns), attrgetter(*names))
-
-
-ATTEMPT_TEXTS: Final = Part.of(Attempt, String)
-ATTEMPT_NUMBERS: Final = Part.of(Attempt, BigInteger)
-OUTCOME_TEXTS: Final = Part.of(Outcome, String)
-OUTCOME_NUMBERS: Final = Part.of(Outcome, BigInteger)
-OUTCOME_REST: Final = Part.of(Outcome, Boolean, Float)
+_NAMES: Final = ", ".join(COLUMNS)
+_ON_CONFLICT: Final = "ON CONFLICT (id) DO NOTHING"
+ADD_ROWS: Final = {
+    "sqlite": f"INSERT INTO ledger ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) {_ON_CONFLICT}",  # noqa: S608
+    "postgresql": f"INSERT INTO ledger ({_NAMES}) SELECT {_NAMES}"  # noqa: S608  of constants alone
+    f" FROM json_populate_recordset(NULL::ledger, $1::text::json) {_ON_CONFLICT}",
+}
+PRUNE: Final = {
+    "sqlite": "DELETE FROM ledger WHERE id IN (SELECT id FROM ledger WHERE started_us < ? ORDER BY started_us LIMIT ?)",
+    "postgresql": "DELETE FROM ledger WHERE id IN"
+    " (SELECT id FROM ledger WHERE started_us < $1 ORDER BY started_us LIMIT $2)",
+}
+"""Fixed texts: what SQLAlchemy makes of so many values for each batch takes ten times as long as SQLite itself."""
 
 
 class SqlLedger:
@@ -64,34 +57,47 @@ class SqlLedger:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        insert: Any = INSERTS[engine.dialect.name]
-        rows = insert(ledger).on_conflict_do_nothing(index_elements=["id"])
-        self._add_rows = rows.returning(ledger.c.id)
-        sums = insert(usage_hourly)
-        more = {name: usage_hourly.c[name] + sums.excluded[name] for name in SUMS}
-        self._add_sums = sums.on_conflict_do_update(index_elements=KEY, set_=more)
+        self._dialect = engine.dialect.name
+        insert: Any = INSERTS[self._dialect](usage_hourly)
+        more = {name: usage_hourly.c[name] + insert.excluded[name] for name in SUMS}
+        self._add_sums = _text(insert.on_conflict_do_update(index_elements=KEY, set_=more), engine.dialect)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str) -> AsyncIterator["SqlLedger"]:
         """Open the database at a URL with connections of the ledger's own, bringing its tables up to date first."""
-        async with open_engine(url, WRITERS) as engine:
+        async with open_engine(url, WRITERS, Pace.BEHIND) as engine:
             yield cls(engine)
 
     async def add(self, rows: Sequence[Settled]) -> None:
         """Keep rows and add the new ones to the sums, in one transaction; raise RowRefused."""
-        by_id = {row.attempt.id: row for row in rows}
+        fresh = {row.attempt.id: row for row in rows}
+        values = dict(zip(fresh, await in_turns(list(fresh.values()), column_values, SLICE), strict=True))
         with _translated():
-            async with self._engine.begin() as connection:
-                values = list(by_id.values())
-                fresh: list[Settled] = []
-                for start in range(0, len(values), CHUNK):
-                    chunk = [_values(row) for row in values[start : start + CHUNK]]
-                    added = await connection.execute(self._add_rows, chunk)
-                    fresh.extend(by_id[id_] for id_ in added.scalars())
-                if fresh:
-                    await self._count(connection, fresh)
-                    await _link(connection, fresh)
+            for _ in range(TRIES):
+                if await self._add_new(list(fresh.values()), [values[id_] for id_ in fresh]):
+                    return
+                known = await self._known(list(fresh))
+                fresh = {id_: row for id_, row in fresh.items() if id_ not in known}
+        raise Unavailable("others add the same rows to the ledger", reason="ledger_store_failed", retry_after_s=1)
+
+    async def _add_new(self, rows: list[Settled], values: list[Values]) -> bool:
+        """Add rows and their sums; or nothing, and return False, when one of them is there already."""
+        if not rows:
+            return True
+        given: Any = values if self._dialect == "sqlite" else (_as_json(values),)
+        async with self._engine.connect() as connection:
+            added = await connection.exec_driver_sql(ADD_ROWS[self._dialect], given)
+            if added.rowcount != len(rows):
+                return False
+            await connection.exec_driver_sql(self._add_sums, _sums(rows))
+            await _link(connection, rows)
+            await connection.commit()
+        return True
+
+    async def _known(self, ids: list[str]) -> set[str]:
+        async with self._engine.connect() as connection:
+            return set((await connection.scalars(sqlalchemy.select(ledger.c.id).where(ledger.c.id.in_(ids)))).all())
 
     async def spent(self, subject_kind: str, subject_id: str, since_hour: int) -> int:
         """Return the nano-dollars of a subject since an hour, counted from 1970."""
@@ -106,25 +112,51 @@ class SqlLedger:
 
     async def prune(self, before: float, limit: int) -> int:
         """Delete at most `limit` rows of attempts that began before a moment; sums stay. Return how many they were."""
-        oldest = sqlalchemy.select(ledger.c.id).where(ledger.c.started_us < microseconds(before))
-        some = oldest.order_by(ledger.c.started_us).limit(limit)
         with _translated():
             async with self._engine.begin() as connection:
-                return (await connection.execute(sqlalchemy.delete(ledger).where(ledger.c.id.in_(some)))).rowcount
+                return (await connection.exec_driver_sql(PRUNE[self._dialect], (microseconds(before), limit))).rowcount
 
-    async def _count(self, connection: AsyncConnection, rows: list[Settled]) -> None:
-        """Add rows to the sums; in one order, so that two processes cannot wait for each other."""
-        sums: dict[tuple[Any, ...], Values] = {}
-        for row in rows:
-            attempt = row.attempt
-            names = _fitting((attempt.tenant, attempt.project, attempt.key_id, attempt.model), SUM_LENGTHS)
-            tenant, *others = names
-            key = (tenant, int(attempt.started_at) // HOUR_S, *others)
-            found = sums.get(key)
-            if found is None:
-                found = sums[key] = dict(zip(KEY, key, strict=True)) | dict.fromkeys(SUMS, 0)
-            _increase(found, row)
-        await connection.execute(self._add_sums, [sums[key] for key in sorted(sums)])
+
+def _text(statement: ClauseElement, dialect: Dialect) -> str:
+    """Return a statement as text, with parameters in the order in which they stand in it."""
+    return str(statement.compile(dialect=dialect))
+
+
+def _as_json(values: list[Values]) -> str:
+    return orjson.dumps([dict(zip(COLUMNS, row, strict=True)) for row in values]).decode()
+
+
+def _sums(rows: list[Settled]) -> list[Values]:
+    """Return what rows add to the sums; in one order, so that two processes cannot wait for each other."""
+    sums: dict[tuple[int, Values], Values] = {}
+    for row in rows:
+        attempt = row.attempt
+        names = (attempt.tenant, attempt.project, attempt.key_id, attempt.model)
+        key = int(attempt.started_at) // HOUR_S, names
+        sums[key] = tuple(map(add, sums.get(key, NOTHING), _counts(row)))
+    keyed = [((tenant, hour, *others), found) for (hour, (tenant, *others)), found in _fitted(sums)]
+    return [(*key, *found) for key, found in sorted(keyed)]
+
+
+def _fitted(sums: Mapping[tuple[int, Values], Values]) -> Iterator[tuple[tuple[int, Values], Values]]:
+    for (hour, names), found in sums.items():
+        yield (hour, fitting(names, SUM_LENGTHS)), found
+
+
+def _counts(row: Settled) -> Values:
+    """Return what one row adds, in the order of `SUMS`."""
+    outcome = row.outcome
+    return (
+        1,
+        row.attempt.number == 1,
+        outcome.status == CANCELLED,
+        outcome.status == FAILED,
+        outcome.status == ABANDONED,
+        outcome.input_tokens,
+        outcome.output_tokens,
+        outcome.cached_input_tokens,
+        outcome.cost_nanos,
+    )
 
 
 async def _link(connection: AsyncConnection, rows: list[Settled]) -> None:
@@ -149,52 +181,12 @@ async def _link(connection: AsyncConnection, rows: list[Settled]) -> None:
             )
 
 
-def _increase(sums: Values, row: Settled) -> None:
-    outcome = row.outcome
-    sums["attempts"] += 1
-    sums["calls"] += row.attempt.number == 1
-    if outcome.status in SUMS:
-        sums[outcome.status] += 1
-    sums["input_tokens"] += outcome.input_tokens
-    sums["output_tokens"] += outcome.output_tokens
-    sums["cached_input_tokens"] += outcome.cached_input_tokens
-    sums["cost_nanos"] += outcome.cost_nanos
-
-
 def _subject(kind: str, id_: str) -> Mapping[str, str]:
     """Return the columns that name a subject; a project's id is `TENANT/PROJECT`."""
     if kind == "project":
         tenant, _, project = id_.partition("/")
         return {"tenant": tenant, "project": project}
     return {"tenant" if kind == "tenant" else "key_id": id_}
-
-
-def _values(row: Settled) -> Values:
-    """Return a row's columns; texts too long are cut, except its id. Raises RowRefused for what is no row."""
-    attempt, outcome = row.attempt, row.outcome
-    values: Values = {}
-    try:
-        for part, source in ((ATTEMPT_TEXTS, attempt), (OUTCOME_TEXTS, outcome)):
-            values.update(zip(part.names, _fitting(part.fetch(source), part.lengths), strict=True))
-        for part, source in ((ATTEMPT_NUMBERS, attempt), (OUTCOME_NUMBERS, outcome)):
-            numbers = part.fetch(source)
-            if max(numbers) > LARGEST or min(numbers) < -LARGEST:
-                raise RowRefused("a number of the row is too large")
-            values.update(zip(part.names, numbers, strict=True))
-        values.update(zip(OUTCOME_REST.names, OUTCOME_REST.fetch(outcome), strict=True))
-        values["started_us"], values["ended_us"] = microseconds(attempt.started_at), microseconds(row.ended_at)
-    except TypeError as error:
-        raise RowRefused("a value of the row is of another type") from error
-    if values["id"] != attempt.id:
-        raise RowRefused("the attempt's id is too long")
-    return values
-
-
-def _fitting(texts: tuple[str, ...], lengths: tuple[int, ...]) -> Iterable[str]:
-    """Return texts as both databases can keep them; nearly always they are that already."""
-    if "\0" not in "".join(texts) and not any(map(gt, map(len, texts), lengths)):
-        return texts
-    return [text[:length].replace("\0", "") for text, length in zip(texts, lengths, strict=True)]
 
 
 @contextmanager

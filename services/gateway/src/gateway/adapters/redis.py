@@ -7,8 +7,6 @@ from hashlib import sha1
 from pathlib import Path
 from typing import Any, Final
 
-from servicekit.errors import Unavailable
-
 from gateway.adapters.redis_link import RedisLink, ScriptUnknown
 from gateway.core.accounts import Limits, Subject
 from gateway.core.budgets import start_of
@@ -117,14 +115,6 @@ class RedisLimits:
         key = _subject_keys(tenant, purse.subject)[3]
         prefix = "d" if purse.measure is Measure.DAY else "m"
         await self._run(SEED, [key], [prefix, purse.number, spent_nanos])
-
-    async def check(self) -> str | None:
-        """Say why Redis cannot be used now, or None when it can."""
-        try:
-            await self._redis.ping()
-        except Unavailable as error:
-            return error.message
-        return None
 
     async def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         shift = int(self._shift_s() * MICROS)

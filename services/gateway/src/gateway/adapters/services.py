@@ -1,6 +1,6 @@
 """The services behind the gateway, over gRPC; reads of state are tried again, work is not."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from penstock.embedding.v1 import embedding_pb2 as embedding
 from penstock.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -22,9 +22,11 @@ class InferenceModels:
         self._channel = channel
         self._stub = InferenceServiceStub(channel.grpc)
 
-    def generate(self, request: inference.GenerateRequest) -> AsyncIterator[inference.GenerateResponse]:
-        """Write text, piece by piece; leaving the iteration cancels it."""
-        return self._channel.stream(self._stub.Generate, request)
+    def generate(
+        self, request: inference.GenerateRequest, take: Callable[[inference.GenerateResponse], bool] | None = None
+    ) -> AsyncIterator[inference.GenerateResponse]:
+        """Write text, piece by piece; leaving the iteration cancels it, and what `take` takes does not come to it."""
+        return self._channel.stream(self._stub.Generate, request, take=take)
 
     async def complete(self, request: inference.CompleteRequest) -> inference.CompleteResponse:
         """Write text and return the whole of it at once; cancelling the call cancels it."""

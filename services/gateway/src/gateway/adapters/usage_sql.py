@@ -1,30 +1,39 @@
-"""Reads usage out of the ledger's tables, over connections that write nothing and with a limit of time."""
+"""Reads usage out of the ledger's tables, one question at a time, over a connection that writes nothing."""
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
+import orjson
 import sqlalchemy
 from servicekit.errors import TimedOut, Unavailable
-from sqlalchemy import ColumnElement, Select, Table, event, func, literal
+from sqlalchemy import BigInteger, ColumnElement, Select, String, Subquery, Table, Text, bindparam, cast, event, func
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gateway.adapters.ledger_tables import SUMS, ledger, usage_hourly
-from gateway.adapters.sql import open_engine
+from gateway.adapters.sql import Pace, open_engine
 from gateway.core.attempts import Attempt, Outcome, Settled
 from gateway.core.ledger import HOUR_S
+from gateway.core.turns import in_turns
 from gateway.core.usage import Place, UsageQuery, UsageSum, microseconds
 
-READERS: Final = 2
 LIMIT_S: Final = 4.0
-STEPS: Final = 20_000
-"""SQLite asks after so many instructions, less than a millisecond, whether it should go on."""
+MOST_WAITING: Final = 16
+STEPS: Final = 1_000_000
+"""SQLite asks after so many instructions, some ten milliseconds, whether it should go on."""
 
+PAUSE_S: Final = 0.1
+"""From the end of one question to the next: nobody keeps the process busy with them."""
+
+MOST_QUESTIONS: Final = 256
 DAY_H: Final = 24
+FILTERS: Final = ("tenant", "project", "key_id", "model")
 _HOUR: Final = usage_hourly.c.hour
 _GROUPS: Final[dict[str, ColumnElement[Any]]] = {
     "tenant": usage_hourly.c.tenant,
@@ -34,12 +43,42 @@ _GROUPS: Final[dict[str, ColumnElement[Any]]] = {
     "day": (_HOUR // DAY_H) * (DAY_H * HOUR_S),
     "hour": _HOUR * HOUR_S,
 }
-_ATTEMPT: Final = [field.name for field in fields(Attempt) if field.name != "started_at"]
-_OUTCOME: Final = [field.name for field in fields(Outcome)]
+_ATTEMPT: Final = tuple(field.name for field in fields(Attempt) if field.name != "started_at")
+_OUTCOME: Final = tuple(field.name for field in fields(Outcome) if field.name != "reported")
+_COLUMNS: Final = (*_ATTEMPT, *_OUTCOME, "reported", "started_us", "ended_us")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What questions have in common that differ in their values alone: `by` groups, or rows where it is None."""
+
+    by: tuple[str, ...] | None
+    filters: tuple[str, ...]
+    paged: bool
+    of_call: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A statement whose answer is one text of JSON, its parameters' names in order, and those that are the same always.
+
+    SQLite makes that text without Python's lock; of a hundred rows in Python each would take it.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    constants: Mapping[str, Any]
+
+    def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the parameters in order."""
+        return tuple([values[name] if name in values else self.constants[name] for name in self.names])
 
 
 class SqlUsage:
-    """Answers questions about usage; raises TimedOut for one that takes longer than `limit_s` seconds."""
+    """Answers questions about usage; raises TimedOut for one that takes longer than `limit_s` seconds.
+
+    One is answered at a time. At most sixteen wait, as long; of more it raises Unavailable.
+    """
 
     def __init__(
         self, engine: AsyncEngine, limit_s: float = LIMIT_S, clock_s: Callable[[], float] = time.monotonic
@@ -47,52 +86,66 @@ class SqlUsage:
         self._engine = engine
         self._limit_s = limit_s
         self._clock_s = clock_s
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._questions: dict[Shape, Question] = {}
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", self._limit_connection)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str, limit_s: float = LIMIT_S) -> AsyncIterator["SqlUsage"]:
-        """Open the database at a URL with connections that are for questions alone."""
-        async with open_engine(url, READERS) as engine:
+        """Open the database at a URL with a connection that is for questions alone, and has idle time alone."""
+        async with open_engine(url, 1, Pace.IDLE) as engine:
             yield cls(engine, limit_s)
 
     async def sums(self, query: UsageQuery, after: Place | None) -> Sequence[UsageSum]:
         """Return sums, sorted by group, after a place."""
-        groups = [_GROUPS[name] for name in query.by]
-        totals = [func.coalesce(func.sum(usage_hourly.c[name]), 0).label(name) for name in SUMS]
         first, last = int(query.since.timestamp()) // HOUR_S, -int(-query.until.timestamp() // HOUR_S)
-        asked: Select[Any] = sqlalchemy.select(
-            *(group.label(f"by_{name}") for group, name in zip(groups, query.by, strict=True)), *totals
-        )
-        asked = _narrowed(asked, usage_hourly, query).where(first <= _HOUR, last > _HOUR)
-        if groups:
-            asked = asked.group_by(*groups).order_by(*groups).limit(query.limit)
-        if groups and after is not None:
-            asked = asked.where(sqlalchemy.tuple_(*groups) > sqlalchemy.tuple_(*(literal(part) for part in after)))
-        rows = await self._read(asked)
-        return [_sum(row, query.by) for row in rows]
+        shape = Shape(query.by, _filters(query), after is not None)
+        found = await self._read(shape, _values(query, after) | {"first": first, "last": last})
+        return await in_turns(found, lambda row: _sum(row, query.by))
 
     async def rows(self, query: UsageQuery, after: Place | None) -> Sequence[Settled]:
         """Return rows, the latest first, after a place."""
-        asked: Select[Any] = _narrowed(sqlalchemy.select(ledger), ledger, query).where(
-            ledger.c.started_us >= microseconds(query.since.timestamp()),
-            ledger.c.started_us < microseconds(query.until.timestamp()),
-        )
-        if query.call_id:
-            asked = asked.where((ledger.c.call_id == query.call_id) | (ledger.c.retry_of == query.call_id))
-        if after is not None:
-            place = sqlalchemy.tuple_(*(literal(part) for part in after))
-            asked = asked.where(sqlalchemy.tuple_(ledger.c.started_us, ledger.c.id) < place)
-        asked = asked.order_by(ledger.c.started_us.desc(), ledger.c.id.desc()).limit(query.limit)
-        return [_row(row) for row in await self._read(asked)]
+        first, last = microseconds(query.since.timestamp()), microseconds(query.until.timestamp())
+        shape = Shape(None, _filters(query), after is not None, bool(query.call_id))
+        found = await self._read(shape, _values(query, after) | {"first": first, "last": last})
+        return await in_turns(found, _row)
 
-    async def _read(self, asked: Select[Any]) -> Sequence[Any]:
-        with _translated():
-            async with self._engine.connect() as connection:
-                await self._start(connection)
-                rows: Sequence[Any] = (await connection.execute(asked)).all()
-                return rows
+    async def _read(self, shape: Shape, values: Mapping[str, Any]) -> list[list[Any]]:
+        question = self._questions.get(shape)
+        if question is None:
+            if len(self._questions) >= MOST_QUESTIONS:
+                self._questions.clear()
+            question = self._questions[shape] = _question(shape, self._engine.dialect)
+        async with self._next():
+            with _translated():
+                async with self._engine.connect() as connection:
+                    await self._start(connection)
+                    answer = await connection.exec_driver_sql(question.text, question.parameters(values))
+                    text = answer.scalar_one()
+        found: list[list[Any]] = orjson.loads(text or "[]")
+        return found
+
+    @asynccontextmanager
+    async def _next(self) -> AsyncIterator[None]:
+        """Wait for the questions before this one."""
+        busy = Unavailable("others ask about usage now", reason="usage_busy", retry_after_s=1)
+        if self._waiting >= MOST_WAITING:
+            raise busy
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise busy from error
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            asyncio.get_running_loop().call_later(PAUSE_S, self._turn.release)
 
     async def _start(self, connection: AsyncConnection) -> None:
         if self._engine.dialect.name == "postgresql":
@@ -114,22 +167,70 @@ class SqlUsage:
         cursor.close()
 
 
-def _narrowed(asked: Select[Any], table: Table, query: UsageQuery) -> Select[Any]:
-    for name in ("tenant", "project", "key_id", "model"):
-        if value := getattr(query, name):
-            asked = asked.where(table.c[name] == value)
+def _filters(query: UsageQuery) -> tuple[str, ...]:
+    return tuple(name for name in FILTERS if getattr(query, name))
+
+
+def _values(query: UsageQuery, after: Place | None) -> dict[str, Any]:
+    values = {name: getattr(query, name) for name in (*FILTERS, "call_id")} | {"most": query.limit}
+    return values | {f"after_{number}": part for number, part in enumerate(after or ())}
+
+
+def _question(shape: Shape, dialect: Dialect) -> Question:
+    inner = (_of_rows(shape) if shape.by is None else _of_sums(shape, shape.by)).subquery()
+    compiled: Any = _as_json(inner, dialect).compile(dialect=dialect)
+    return Question(str(compiled), tuple(compiled.positiontup), dict(compiled.params))
+
+
+def _as_json(inner: Subquery, dialect: Dialect) -> Select[Any]:
+    if dialect.name == "sqlite":
+        return sqlalchemy.select(func.json_group_array(func.json_array(*inner.c)))
+    return sqlalchemy.select(cast(func.json_agg(func.json_build_array(*inner.c)), Text))
+
+
+def _of_sums(shape: Shape, by: tuple[str, ...]) -> Select[Any]:
+    groups = [_GROUPS[name] for name in by]
+    totals = [cast(func.coalesce(func.sum(usage_hourly.c[name]), 0), BigInteger).label(name) for name in SUMS]
+    labelled = (group.label(f"by_{name}") for group, name in zip(groups, by, strict=True))
+    asked = _narrowed(sqlalchemy.select(*labelled, *totals), usage_hourly, shape)
+    asked = asked.where(bindparam("first", type_=BigInteger) <= _HOUR, bindparam("last", type_=BigInteger) > _HOUR)
+    if groups:
+        asked = asked.group_by(*groups).order_by(*groups).limit(bindparam("most"))
+    if groups and shape.paged:
+        asked = asked.where(sqlalchemy.tuple_(*groups) > sqlalchemy.tuple_(*_place(groups)))
     return asked
 
 
-def _sum(row: Any, by: Sequence[str]) -> UsageSum:
-    found = row._asdict()
-    return UsageSum(group={name: found[f"by_{name}"] for name in by}, **{name: int(found[name]) for name in SUMS})
+def _of_rows(shape: Shape) -> Select[Any]:
+    start, id_ = ledger.c.started_us, ledger.c.id
+    asked = _narrowed(sqlalchemy.select(*(ledger.c[name] for name in _COLUMNS)), ledger, shape)
+    asked = asked.where(start >= bindparam("first"), start < bindparam("last"))
+    if shape.of_call:
+        call_id: ColumnElement[str] = bindparam("call_id", type_=String)
+        asked = asked.where((ledger.c.call_id == call_id) | (ledger.c.retry_of == call_id))
+    if shape.paged:
+        asked = asked.where(sqlalchemy.tuple_(start, id_) < sqlalchemy.tuple_(*_place([start, id_])))
+    return asked.order_by(start.desc(), id_.desc()).limit(bindparam("most"))
 
 
-def _row(row: Any) -> Settled:
-    found = row._asdict()
-    attempt = Attempt(**{name: found[name] for name in _ATTEMPT}, started_at=found["started_us"] / 1e6)
-    return Settled(attempt, Outcome(**{name: found[name] for name in _OUTCOME}), found["ended_us"] / 1e6)
+def _place(columns: Sequence[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
+    return [bindparam(f"after_{number}", type_=column.type) for number, column in enumerate(columns)]
+
+
+def _narrowed(asked: Select[Any], table: Table, shape: Shape) -> Select[Any]:
+    return asked.where(*(table.c[name] == bindparam(name) for name in shape.filters))
+
+
+def _sum(row: list[Any], by: Sequence[str]) -> UsageSum:
+    groups = dict(zip(by, row, strict=False))
+    return UsageSum(group=groups, **dict(zip(SUMS, row[len(by) :], strict=True)))
+
+
+def _row(row: list[Any]) -> Settled:
+    *_, reported, started_us, ended_us = row
+    attempt = Attempt(**dict(zip(_ATTEMPT, row, strict=False)), started_at=started_us / 1e6)
+    outcome = Outcome(**dict(zip(_OUTCOME, row[len(_ATTEMPT) :], strict=False)), reported=bool(reported))
+    return Settled(attempt, outcome, ended_us / 1e6)
 
 
 @contextmanager

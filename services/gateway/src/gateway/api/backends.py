@@ -1,6 +1,6 @@
 """What the doors need of the services behind them, in the vocabulary of the protos."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,11 +14,22 @@ from penstock.vector_search.v1 import vector_search_pb2 as vectors
 
 from gateway.core.routes import Needs
 
+Take = Callable[[inference.GenerateResponse], bool]
+"""Is offered a part of an answer that an iteration waits for, and says whether it took it; it must not raise.
+
+It is the short way of what is nothing but more text: past every iteration between the wire and the caller.
+"""
+
 
 class Models(Protocol):
     """The model pool."""
 
-    def generate(self, request: inference.GenerateRequest) -> AsyncIterator[inference.GenerateResponse]: ...
+    def generate(
+        self, request: inference.GenerateRequest, take: Take | None = None
+    ) -> AsyncIterator[inference.GenerateResponse]:
+        """Write an answer piece by piece; what `take` takes does not come to the iteration."""
+        ...
+
     async def complete(self, request: inference.CompleteRequest) -> inference.CompleteResponse: ...
     async def list(self) -> inference.ListModelsResponse: ...
     async def get(self, request: inference.GetModelRequest) -> inference.GetModelResponse: ...
@@ -41,8 +52,13 @@ class ChatCall(Protocol):
         """Return a whole answer of the first model that gives one; `model` of the request is not read."""
         ...
 
-    def generate(self, request: inference.GenerateRequest) -> AsyncGenerator[inference.GenerateResponse, None]:
-        """Write an answer piece by piece; a model that fails before its first piece is followed by the next one."""
+    def generate(
+        self, request: inference.GenerateRequest, take: Take | None = None
+    ) -> AsyncGenerator[inference.GenerateResponse, None]:
+        """Write an answer piece by piece; a model that fails before its first piece is followed by the next one.
+
+        After the first piece `take` is offered what follows.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ from gateway.api.errors import UnsupportedMediaType, invalid
 LARGE_BODY: Final = 256 * 1024
 MOST_VALUES: Final = 1_000_000
 """A value in memory is many times as large as the two bytes it may take in a body."""
+FEW_VALUES: Final = 1_000
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 UINT32_MAX = 2**32 - 1
 
@@ -36,9 +37,19 @@ async def json_body(request: Request) -> bytes:
     """Return the body, which is said to be JSON and not a bomb; raise UnsupportedMediaType, InvalidInput."""
     _check_is_json(request)
     body = await whole_body(request)
-    if len(body) > LARGE_BODY and body.count(b",") > MOST_VALUES:
+    if len(body) > LARGE_BODY and _has_many_values(body):
         raise InvalidInput(f"the body has more than {MOST_VALUES} values", reason="too_many_values")
     return body
+
+
+def _has_many_values(body: bytes) -> bool:
+    """Count commas, of which a large picture has none: to look for the next one is ten times as quick as to count."""
+    place = -1
+    for _ in range(FEW_VALUES):
+        place = body.find(b",", place + 1)
+        if place < 0:
+            return False
+    return body.count(b",", place + 1) + FEW_VALUES > MOST_VALUES
 
 
 def _check_is_json(request: Request) -> None:

@@ -12,7 +12,7 @@ from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
 from servicekit import identity
 
-from gateway.api.backends import Backends, Chats
+from gateway.api.backends import Backends, Chats, Take
 from gateway.api.chat_calls import ChatCalls, Chunks
 from gateway.api.chat_rules import UnknownFields
 from gateway.api.knowledge_tokens import likely_tokens_of_search, tokens_of_documents, tokens_of_news, tokens_of_search
@@ -58,9 +58,9 @@ class Calls:
         """Write the next turn of a conversation."""
         return await self._chats.complete(conversation)
 
-    def stream_chat(self, conversation: pb.Conversation) -> Chunks:
-        """Write the next turn of a conversation, piece by piece."""
-        return self._chats.stream(conversation)
+    def stream_chat(self, conversation: pb.Conversation, show: Take | None = None) -> Chunks:
+        """Write the next turn of a conversation, piece by piece; what `show` takes does not come to the iteration."""
+        return self._chats.stream(conversation, show)
 
     async def embed(self, request: pb.EmbedRequest) -> embedding.EmbedResponse:
         """Encode texts, or token ids."""

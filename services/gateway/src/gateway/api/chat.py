@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from penstock.gateway.v1 import gateway_pb2 as pb
+from penstock.inference.v1 import inference_pb2 as inference
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +12,7 @@ from gateway.api.body import json_body, json_response
 from gateway.api.calls import Calls
 from gateway.api.chat_answer import Chunks, completion, served_headers
 from gateway.api.chat_request import StreamOptions, parse_chat
-from gateway.api.event_stream import EventStream
+from gateway.api.event_stream import EventStream, Passage
 from gateway.api.upstream import check_whole
 
 DEFAULT_OPTIONS = StreamOptions()
@@ -38,11 +39,16 @@ class ChatRoutes:
         chunks = Chunks(
             conversation.model, usage=bool(options.include_usage), obfuscated=bool(options.include_obfuscation)
         )
-        events = self._calls.stream_chat(conversation)
+        passage = Passage()
+
+        def show(event: inference.GenerateResponse) -> bool:
+            return passage.is_open and passage.write(chunks.pieces(event))
+
+        events = self._calls.stream_chat(conversation, show)
         first = await anext(events, None)
         check_whole(first is not None)
         assert first is not None
-        return EventStream(_written(first, events, chunks), served_headers(first.served))
+        return EventStream(_written(first, events, chunks), served_headers(first.served), passage)
 
 
 async def _written(

@@ -92,7 +92,7 @@ class Chunks:
         self._before = b"data: " + orjson.dumps(self._shared)[:-1] + b',"choices":[{"index":'
         self._after = b'],"usage":null' if self._usage else b"]"
 
-    def pieces(self, event: pb.StreamChatResponse) -> bytes:
+    def pieces(self, event: pb.StreamChatResponse | inference.GenerateResponse) -> bytes:
         """Return the chunks of the next pieces, in one; nothing when there is nothing to show."""
         if event.HasField("served"):
             self._begin(event.served)

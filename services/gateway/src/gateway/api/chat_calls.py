@@ -1,6 +1,6 @@
 """The chat of both doors: a model goes on with a conversation, or a pipeline answers its last question."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,7 +11,7 @@ from penstock.orchestrator.v1 import orchestrator_pb2 as orchestrator
 from servicekit import identity
 from servicekit.errors import InvalidInput
 
-from gateway.api.backends import ChatCall, Chats, Pipelines
+from gateway.api.backends import ChatCall, Chats, Pipelines, Take
 from gateway.api.chat_needs import needs_of
 from gateway.api.chat_rules import UnknownFields, check, naming_extra
 from gateway.api.runs import MeteredRuns
@@ -52,15 +52,16 @@ class ChatCalls:
                 choices=response.choices, usage=response.finished.usage, served=response.served, routing=call.routing
             )
 
-    def stream(self, conversation: pb.Conversation) -> Chunks:
+    def stream(self, conversation: pb.Conversation, show: Take | None = None) -> Chunks:
         """Write the next turn piece by piece; how it ended is said last, once the whole is known to be good.
 
-        What is wrong with the conversation is raised at once.
+        What is wrong with the conversation is raised at once. `show` may be offered pieces that are nothing but more of
+        a choice that has begun.
         """
         target, demands = self._checked(conversation)
         if isinstance(target, Pipeline):
             return self._answered(conversation, target)
-        return _generated(self._chats.open(conversation.model, needs_of(conversation)), conversation, demands)
+        return _generated(self._chats.open(conversation.model, needs_of(conversation)), conversation, demands, show)
 
     def _checked(self, conversation: pb.Conversation) -> tuple[Any, Demands]:
         target = target_of(conversation.model)
@@ -131,18 +132,40 @@ class _Progress:
         for delta in piece.deltas:
             if delta.choice not in self._drafts:
                 self._drafts[delta.choice] = _Draft() if self._demands else None
-            draft = self._drafts[delta.choice]
-            if draft is not None:
-                draft.add(delta)
             if delta.finish_reason:
                 self._ends[delta.choice] = inference.Delta(choice=delta.choice, finish_reason=delta.finish_reason)
                 delta.ClearField("finish_reason")
+        self._draft(piece.deltas)
         if event.HasField("served"):
             self._served = event.served
             piece.served.CopyFrom(event.served)
         if event.HasField("finished"):
             self._finished = event.finished
         return piece
+
+    def showing(self, show: Take) -> Take:
+        """Return `show` for events that are nothing but more of choices that have begun."""
+        drafts = self._drafts
+
+        def take(event: inference.GenerateResponse) -> bool:
+            if event.HasField("finished") or event.HasField("served"):
+                return False
+            for delta in event.deltas:
+                if delta.finish_reason or delta.choice not in drafts:
+                    return False
+            if not show(event):
+                return False
+            if self._demands:
+                self._draft(event.deltas)
+            return True
+
+        return take
+
+    def _draft(self, deltas: Iterable[inference.Delta]) -> None:
+        for delta in deltas:
+            draft = self._drafts[delta.choice]
+            if draft is not None:
+                draft.add(delta)
 
     def last(self, routing: pb.Routing) -> pb.StreamChatResponse:
         """Return how every choice ended; raise Unavailable when one did not, or is not what was demanded."""
@@ -156,7 +179,7 @@ class _Progress:
         return pb.StreamChatResponse(deltas=[self._ends[choice] for choice in sorted(self._ends)], finished=finished)
 
 
-async def _generated(call: ChatCall, conversation: pb.Conversation, demands: Demands) -> Chunks:
+async def _generated(call: ChatCall, conversation: pb.Conversation, demands: Demands, show: Take | None) -> Chunks:
     request = inference.GenerateRequest(
         messages=conversation.messages,
         sampling=conversation.sampling,
@@ -164,7 +187,7 @@ async def _generated(call: ChatCall, conversation: pb.Conversation, demands: Dem
     )
     progress = _Progress(demands)
     with call, naming_extra(conversation):
-        async with aclosing(call.generate(request)) as events:
+        async with aclosing(call.generate(request, show and progress.showing(show))) as events:
             async for event in events:
                 piece = progress.take(event)
                 if piece.deltas or piece.HasField("served"):

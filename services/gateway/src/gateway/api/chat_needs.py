@@ -33,6 +33,9 @@ TOOLS_TOKENS: Final = 1_000
 """What a host writes about tools beside the tools: Anthropic's documentation has 530; 935 is said of newer models."""
 
 TOOL_TOKENS: Final = 16
+PART_FRAME_BYTES: Final = 6
+"""A tag and a length."""
+
 FORMATS: Final = {
     inference.RESPONSE_FORMAT_TYPE_JSON_OBJECT: "json_object",
     inference.RESPONSE_FORMAT_TYPE_JSON_SCHEMA: "json_schema",
@@ -87,10 +90,17 @@ def _of_text(message: inference.Message | inference.ContentPart | inference.Chat
     return _Tokens(len(written) // BYTES_PER_TOKEN + 1, most_tokens(written))
 
 
+def _beside_parts(message: inference.Message) -> int:
+    """Return the bytes of what stands beside the parts, and of their frames: measuring a picture would copy it."""
+    beside = inference.Message(role=message.role, content=message.content, name=message.name, refusal=message.refusal)
+    beside.tool_call_id = message.tool_call_id
+    beside.tool_calls.extend(message.tool_calls)
+    return beside.ByteSize() + PART_FRAME_BYTES * len(message.parts)
+
+
 def _of_parts(message: inference.Message, path: str, fields: dict[str, str]) -> _Tokens:
-    likely, most, beside = 1, 0, message.ByteSize()
+    likely, most, beside = 1, 0, _beside_parts(message)
     for index, part in enumerate(message.parts):
-        beside -= part.ByteSize()
         match part.WhichOneof("part"):
             case "image":
                 fields.setdefault("vision", f"{path}[{index}]")

@@ -245,6 +245,7 @@ def provenance_json(provenance: answers.Provenance) -> Json:
         "prompt_template": provenance.prompt_template,
         "prompt_template_digest": provenance.prompt_template_digest,
         "encoder_digest": provenance.encoder_digest,
+        "reranked_by": served_json(provenance.reranked_by),
         "passages": passages,
         **_standing_json(provenance),
         "usage": usage_json(provenance.usage),

@@ -177,6 +177,7 @@ class Provenance(Standing):
     prompt_template: str
     prompt_template_digest: str
     encoder_digest: str
+    reranked_by: Served | None
     passages: list[ProvenancePassage]
     usage: Usage | None
     trace_id: str | None

@@ -12,7 +12,7 @@ from penstock.inference.v1 import inference_pb2 as inference
 from servicekit import deadline
 from servicekit.errors import PenstockError, TimedOut, Unavailable
 
-from gateway.api.backends import Models
+from gateway.api.backends import Models, Take
 from gateway.api.upstream import check_whole, closing, naming
 from gateway.core import accounts
 from gateway.core.accounts import Account
@@ -97,8 +97,13 @@ class RoutedCall:
                 return refused
             raise failed or self._chats.router.resting(self._plan)
 
-    async def generate(self, request: inference.GenerateRequest) -> AsyncGenerator[inference.GenerateResponse, None]:
-        """Write an answer piece by piece; a model that fails before its first piece is followed by the next one."""
+    async def generate(
+        self, request: inference.GenerateRequest, take: Take | None = None
+    ) -> AsyncGenerator[inference.GenerateResponse, None]:
+        """Write an answer piece by piece; a model that fails before its first piece is followed by the next one.
+
+        After the first piece `take` is offered what follows.
+        """
         failed: PenstockError | None = None
         refused: list[inference.GenerateResponse] = []
         until_s = _moment(self._plan.route.timeout_s)
@@ -108,7 +113,8 @@ class RoutedCall:
                 try:
                     async with (
                         self._attempt(card, trial, request) as bill,
-                        closing(self._events(bill, request, until_s, None if last else refused)) as pieces,
+                        closing(self._asked(bill, request, until_s, take)) as asked,
+                        closing(self._events(bill, asked, until_s, None if last else refused)) as pieces,
                     ):
                         async for events in pieces:
                             shown = True
@@ -128,7 +134,7 @@ class RoutedCall:
         raise failed or self._chats.router.resting(self._plan)
 
     async def _events(
-        self, bill: Bill, request: inference.GenerateRequest, until_s: float | None, refused: list[Any] | None
+        self, bill: Bill, asked: AsyncIterator[Any], until_s: float | None, refused: list[Any] | None
     ) -> AsyncIterator[list[inference.GenerateResponse]]:
         """Yield what the model sends; what comes before its first piece is held back until there is one.
 
@@ -138,34 +144,35 @@ class RoutedCall:
         patient_until_s = None if refused is None else _moment(self._plan.route.attempt_timeout_s)
         held: list[inference.GenerateResponse] = []
         complete = aside = False
-        async with closing(self._asked(request, until_s)) as events:
-            while True:
-                begun = bill.first_byte_s is not None
-                if begun:
-                    event = await anext(events, None)
-                else:
-                    with _by(until_s):
-                        event = await _next(events, patient_until_s)
-                if event is None:
-                    break
-                _note(bill, event, self._needs)
-                complete = complete or event.HasField("finished")
-                held.append(event)
-                if begun or event.deltas or complete:
-                    aside = aside or (not begun and refused is not None and self._passed_on(event.deltas))
-                    bill.began()
-                    if bill.is_due:
-                        await self._chats.billing.renew(bill)
-                    if not aside:
-                        yield held
-                        held = []
+        while True:
+            begun = bill.first_byte_s is not None
+            if begun:
+                event = await anext(asked, None)
+            else:
+                with _by(until_s):
+                    event = await _next(asked, patient_until_s)
+            if event is None:
+                break
+            _note(bill, event, self._needs)
+            complete = complete or event.HasField("finished")
+            held.append(event)
+            if begun or event.deltas or complete:
+                aside = aside or (not begun and refused is not None and self._passed_on(event.deltas))
+                bill.began()
+                if bill.is_due:
+                    await self._chats.billing.renew(bill)
+                if not aside:
+                    yield held
+                    held = []
         check_whole(complete)
         if refused is not None and aside:
             refused[:] = held
 
-    def _asked(self, request: inference.GenerateRequest, until_s: float | None) -> AsyncIterator[Any]:
+    def _asked(
+        self, bill: Bill, request: inference.GenerateRequest, until_s: float | None, take: Take | None
+    ) -> AsyncIterator[Any]:
         with _by(until_s):
-            return self._chats.models.generate(request)
+            return self._chats.models.generate(request, take and _short(bill, take))
 
     def _tries(self) -> Iterator[tuple[ModelCard, Trial, bool]]:
         """Yield who is asked next, and whether nobody comes after him."""
@@ -211,7 +218,8 @@ class RoutedCall:
         written = most * max(1, request.sampling.n)
         read = self._needs.most_input_tokens or self._needs.input_tokens
         read = min(read, card.context_tokens or read)
-        return Estimate(read + written, min(card.price.cost_nanos(read, written), MOST_NANOS))
+        cost_nanos = min(card.price.cost_nanos(read, written), MOST_NANOS)
+        return Estimate(read + written, cost_nanos, self._needs.input_tokens)
 
     def _passed_on(self, choices: Any) -> bool:
         """Say whether a refusal goes to the next model: it is an answer, unless the route says otherwise."""
@@ -263,6 +271,18 @@ async def _next(events: Any, until_s: float | None) -> inference.GenerateRespons
     except TimeoutError as error:
         raise TimedOut("the model did not begin in time") from error
     return found
+
+
+def _short(bill: Bill, take: Take) -> Take:
+    """Return `take` with the bill kept up to date; where that takes more than counting, the iteration does it."""
+
+    def noted(event: inference.GenerateResponse) -> bool:
+        if bill.first_byte_s is None or bill.is_due or not take(event):
+            return False
+        bill.output_tokens += len(event.deltas)
+        return True
+
+    return noted
 
 
 def _note(bill: Bill, event: inference.GenerateResponse, needs: Needs) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import uvicorn
 from servicekit.rpc.server import AddressTaken
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.api.event_stream import PASSAGE
+from gateway.api.head_deadline import PunctualProtocol
 
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
@@ -32,16 +34,24 @@ def bind(address: str) -> socket.socket:
     return listener
 
 
-class GatheringProtocol(HttpToolsProtocol):
+class GatheringProtocol(PunctualProtocol):
     """Sends the head and the body of an answer together: apart they are two packets, and wake the caller twice.
 
-    It tells the request that runs when its client has gone.
+    It tells the request that runs when its client has gone. A stream's events, of which each is a packet in any case,
+    may be sent past the framework.
     """
 
     def connection_made(self, transport: Any) -> None:
         """Put the gathering transport between."""
         gathering: Any = GatheringTransport(transport, self.loop)
         super().connection_made(gathering)
+        self._send_now = gathering.send_now
+
+    def on_headers_complete(self) -> None:
+        """Offer the short way to whoever answers."""
+        scope: Any = self.scope
+        scope["extensions"] = {PASSAGE: self._pass_on}
+        super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so to the request that runs, if one does."""
@@ -49,6 +59,19 @@ class GatheringProtocol(HttpToolsProtocol):
         request: Any = self.cycle.scope if self.cycle is not None else {}
         if (on_gone := request.get(ON_GONE)) is not None:
             on_gone()
+        request.pop("extensions", None)  # it leads back here: a cycle would stay until it is collected
+
+    def _pass_on(self, part: bytes) -> bool:
+        """Send a part of the body of a stream under way; False when the client is gone or does not keep up.
+
+        When another request has already come behind this one, all of the body goes through the framework.
+        """
+        cycle = self.cycle
+        if self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+            return False
+        if part:
+            self._send_now(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
 
 
 class GatheringTransport:
@@ -70,6 +93,13 @@ class GatheringTransport:
         if not self._pieces:
             self._loop.call_soon(self._flush)
         self._pieces.append(piece)
+
+    def send_now(self, piece: bytes) -> None:
+        """Send at once, behind what waits to be sent."""
+        if self._pieces:
+            self._pieces.append(piece)
+        elif not self._transport.is_closing():
+            self._transport.write(piece)
 
     def close(self) -> None:
         """Send what is left, and close."""

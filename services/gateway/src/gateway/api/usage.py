@@ -13,6 +13,7 @@ from gateway.api import usage_responses as shown
 from gateway.api.body import json_response
 from gateway.api.openapi import Shape
 from gateway.core.accounts import current
+from gateway.core.turns import in_turns
 from gateway.core.usage import Usage, UsageQuery
 
 FILTERS: Final = ("since", "until", "tenant", "project", "key", "model", "page_size", "page_token")
@@ -49,11 +50,11 @@ class UsageRoutes:
 
     async def _sums(self, request: Request, *, admin: bool) -> Response:
         found = await self._usage.sums(current(), self._query(request, OF_SUMS), admin=admin)
-        return _listed([shown.sum_json(entry) for entry in found.entries], found.next_page_token)
+        return _listed(await in_turns(found.entries, shown.sum_json), found.next_page_token)
 
     async def _rows(self, request: Request, *, admin: bool) -> Response:
         found = await self._usage.rows(current(), self._query(request, OF_ROWS), admin=admin)
-        return _listed([shown.attempt_json(entry) for entry in found.entries], found.next_page_token)
+        return _listed(await in_turns(found.entries, shown.attempt_json), found.next_page_token)
 
     def _query(self, request: Request, known: tuple[str, ...]) -> UsageQuery:
         asked = request.query_params

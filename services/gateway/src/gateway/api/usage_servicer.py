@@ -14,6 +14,7 @@ from servicekit.rpc import Service
 
 from gateway.core.accounts import current
 from gateway.core.attempts import Settled
+from gateway.core.turns import in_turns
 from gateway.core.usage import Usage, UsageQuery, UsageSum, microseconds
 
 NAME: Final = "penstock.gateway.v1.UsageService"
@@ -39,12 +40,13 @@ class UsageServicer(UsageServiceServicer):
     async def SumUsage(self, request: pb.SumUsageRequest, context: Any) -> pb.SumUsageResponse:
         query = self._query(request, by=tuple(request.by))
         found = await self._usage.sums(current(), query, admin=request.filter.administered)
-        return pb.SumUsageResponse(sums=map(_sum, found.entries), next_page_token=found.next_page_token)
+        return pb.SumUsageResponse(sums=await in_turns(found.entries, _sum), next_page_token=found.next_page_token)
 
     async def ListAttempts(self, request: pb.ListAttemptsRequest, context: Any) -> pb.ListAttemptsResponse:
         query = self._query(request, call_id=request.call_id)
         found = await self._usage.rows(current(), query, admin=request.filter.administered)
-        return pb.ListAttemptsResponse(attempts=map(_attempt, found.entries), next_page_token=found.next_page_token)
+        attempts = await in_turns(found.entries, _attempt)
+        return pb.ListAttemptsResponse(attempts=attempts, next_page_token=found.next_page_token)
 
     def _query(self, request: Any, **more: Any) -> UsageQuery:
         asked: pb.UsageFilter = request.filter

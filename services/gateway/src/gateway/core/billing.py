@@ -119,6 +119,11 @@ class Bill:
         self.input_tokens, self.output_tokens = input_tokens, output_tokens
         self.cached_input_tokens, self.reported = cached_input_tokens, True
 
+    def presume(self, input_tokens: int) -> None:
+        """Take over what a backend has probably read whose caller left before it had counted anything."""
+        if self.status == CANCELLED and not (self.input_tokens or self.output_tokens):
+            self.input_tokens = input_tokens
+
     @property
     def cost_nanos(self) -> int:
         """What it costs as it stands."""
@@ -208,6 +213,7 @@ class Billing:
                 bill.status, bill.reason = FAILED, "internal_error"
                 raise
             finally:
+                bill.presume(estimate.likely_input_tokens)
                 books.ledger.end(attempt.id, bill.outcome(books.clock_s()))
                 call.cost_nanos += bill.cost_nanos
                 await self._settle(reservation, bill)

@@ -41,6 +41,7 @@ class _Entry:
     fresh_until_s: float
     believed_until_s: float
     refreshing: bool = False
+    outage_until_s: float = 0.0
 
 
 class CallerCache:
@@ -61,7 +62,8 @@ class CallerCache:
         """
         entry, clock_s = self._known.get(digest), self._clock_s()
         if entry is not None:
-            if clock_s < entry.fresh_until_s or (entry.refreshing and clock_s < entry.believed_until_s):
+            believed_until_s = max(entry.believed_until_s, entry.outage_until_s)
+            if clock_s < entry.fresh_until_s or (entry.refreshing and clock_s < believed_until_s):
                 return entry.resolved
             return await self._again(digest, entry, look_up)
         if self._unknown.get(digest, clock_s) > clock_s:
@@ -81,6 +83,7 @@ class CallerCache:
             if clock_s >= end_s:
                 raise
             entry.fresh_until_s = min(clock_s + RETRY_S, end_s)
+            entry.outage_until_s = end_s
             return entry.resolved
         finally:
             entry.refreshing = False

@@ -40,6 +40,9 @@ class KeyRing:
         """`outage_s`: how long a key found earlier is believed while the store cannot be used (seconds)."""
         self._store = store
         self._now = now
+        self._clock_s = clock_s
+        self._outage_s = outage_s
+        self._away_after_s = clock_s()
         self._cache = CallerCache(clock_s, outage_s)
 
     async def resolve(self, text: str | None) -> Account:
@@ -63,9 +66,10 @@ class KeyRing:
         return resolved.account
 
     async def check(self) -> str | None:
-        """Say why keys cannot be looked up now, or None when they can."""
+        """Say why keys cannot be told, or None when they can: for `outage_s` after the last look-up, known ones can."""
         try:
             await self._store.find("")
         except Unavailable as error:
-            return error.message
+            return None if self._clock_s() < self._away_after_s else error.message
+        self._away_after_s = self._clock_s() + self._outage_s
         return None

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -21,7 +21,10 @@ BATCH: Final = 512
 SLICE: Final = 64
 """Rows are read in slices, and the event loop has its turn after each: a slice takes about a millisecond."""
 
-PERIOD_S: Final = 0.2
+PERIOD_S: Final = 0.5
+PERHAPS_UNSETTLED: Final = 256
+"""So many of the rows that a dead process had ended may be of reservations that it had not settled yet."""
+
 RETRY_S: Final = 2.0
 ADOPT_PERIOD_S: Final = 10.0
 LONGEST_ATTEMPT_S: Final = 3600.0
@@ -49,6 +52,7 @@ class Ledger:
 
     While the store is away the rows stay in the journal; when that is full no attempt may begin. An attempt of a
     process that died, or that nobody ends within `longest_s` seconds, ends as `abandoned` at the cost reserved for it.
+    `settle_left` is told of those, and of what ended last before the death: their reservations may still be open.
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class Ledger:
         store: LedgerStore,
         clock: Callable[[], float] = time.time,
         longest_s: float = LONGEST_ATTEMPT_S,
+        settle_left: Callable[[Sequence[Settled]], Awaitable[None]] | None = None,
     ) -> None:
         self._journal = journal
         self._store = store
         self._clock = clock
         self._longest_s = longest_s
+        self._settle_left = settle_left
         self._open: dict[str, Attempt] = {}
         self._unstored: Counter[Spender] = Counter()
         self._backlog = 0
@@ -193,8 +199,10 @@ class Ledger:
 
     async def _adopt(self, orphan: Orphan) -> None:
         rows: list[Settled] = []
+        last: deque[Settled] = deque(maxlen=PERHAPS_UNSETTLED)
         while await _fill(rows, orphan):
             await self._keep(rows, orphan)
+            last.extend(rows)
             rows.clear()
         now = self._clock()
         lost = [abandoned(attempt, "process_died", now) for attempt in orphan.unfinished()]
@@ -202,6 +210,8 @@ class Ledger:
             await self._keep(lost[start : start + BATCH], orphan)
         if lost:
             log.warning("%d attempts of a process that died are abandoned at the cost reserved for them", len(lost))
+        if self._settle_left is not None:
+            await self._settle_left([*last, *lost])
         orphan.remove()
 
     async def _keep(self, rows: list[Settled], journal: Readable) -> None:

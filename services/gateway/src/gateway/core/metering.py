@@ -85,10 +85,14 @@ class SpendUnknown(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The most that a call or an attempt is expected to take: tokens of both directions, nano-dollars; 0 is free."""
+    """The most that a call or an attempt is expected to take: tokens of both directions, nano-dollars; 0 is free.
+
+    `likely_input_tokens` is what a backend has read by then, probably, whose caller leaves before it says a word.
+    """
 
     tokens: int
     cost_nanos: int
+    likely_input_tokens: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -11,8 +11,8 @@ from servicekit.errors import Unavailable
 from gateway.core.ledger_ports import LedgerStore
 
 DAY_S: Final = 86_400.0
-BATCH: Final = 200
-PAUSE_S: Final = 0.05
+BATCH: Final = 100
+PAUSE_S: Final = 0.08
 PERIOD_S: Final = 3600.0
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-REMEMBERED: Final = 100_000
+REMEMBERED: Final = 20_000
 REMEMBERED_S: Final = 3600.0
 EDGE_BYTES: Final = 32 * 1024
 KEYED: Final = "key:"

@@ -26,6 +26,14 @@ async def test_a_budget_of_zero_pays_for_what_is_free(meter: Meter) -> None:
         await meter.reserve(who, "b", Estimate(10, 1))
 
 
+async def test_what_is_free_is_settled_and_released_under_a_budget(meter: Meter) -> None:
+    who = account(tenant=Limits(budget_day_nanos=100, budget_month_nanos=100, concurrent_requests=1))
+    await meter.settle(await meter.reserve(who, "a", Estimate(10, 0)), 10, 0)
+    await meter.release(await meter.reserve(who, "b", Estimate(10, 0)))
+    await meter.settle(await meter.reserve(who, "c", Estimate(10, 0)), 10, 40)
+    await meter.reserve(who, "d", Estimate(1, 60))
+
+
 @pytest.mark.parametrize("period", ["budget_day_nanos", "budget_month_nanos"])
 async def test_two_hundred_calls_at_once_spend_a_budget_for_ten(meter: Meter, spend: FakeSpend, period: str) -> None:
     who = account(tenant=Limits(**{period: 10_000}))

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from inference.adapters.openai import Patience
 from inference.adapters.residency_entry import ResidencyEntry
-from inference.adapters.triton_golden import GoldenInvalid, parse_golden
+from inference.adapters.triton_golden import GoldenInvalid, parse_golden, read_golden
 from inference.core.capabilities import ALL, HOSTED, PLAIN
 from inference.core.capacity import USUAL_OBJECTIVE, Kind, Objective
 from inference.core.catalogue import Model, Price, Provider, QueueLimits, Task
@@ -121,8 +121,23 @@ class TritonTarget(_Entry):
     server: str
     model: str = Field(min_length=1)
     prompt: PromptFormat = PromptFormat.PLAIN
+    tensors: Literal["vllm", "tensorrt_llm"] = Field("vllm", description="whose tensors a text model speaks")
+    cumulative: bool = Field(False, description="tensorrt_llm with accumulate_tokens: responses hold all text so far")
     affinity: Literal["none", "prefix"] = Field("none", description="prefix: chats that begin alike stay together")
     golden: Path | None = Field(None, description="golden cases that replace the model's own; beside the catalogue")
+
+
+class ProbeEntry(_Entry):
+    """A chat of one token now and then, whose answer decides whether the model gets requests."""
+
+    period_s: float = Field(60.0, ge=1, le=3600, description="between probes")
+    golden: Path | None = Field(None, description="golden cases with messages; beside the catalogue")
+    golden_period_s: float = Field(600.0, ge=1, le=86_400, description="between golden probes")
+
+    def timing(self) -> Timing:
+        """Return how often the upstream is asked; it is no newcomer that has to warm up."""
+        period_s, golden_s = self.period_s, self.golden_period_s
+        return Timing(probe_period_s=period_s, golden_period_s=golden_s, golden_timeout_s=30.0, slow_start_s=0.0)
 
 
 class OpenAITarget(_Entry):
@@ -131,6 +146,7 @@ class OpenAITarget(_Entry):
     upstream: str
     model: str = Field(min_length=1)
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    probe: ProbeEntry | None = Field(None, description="none: it counts as ready, and only requests tell otherwise")
 
 
 class ObjectiveEntry(_Entry):
@@ -206,6 +222,12 @@ class ModelEntry(_Entry):
             raise PydanticCustomError("one_target", "exactly one of triton and openai is needed")
         if self.openai is not None and self.task is not Task.GENERATE:
             raise PydanticCustomError("openai_task", "a model of an upstream can only generate")
+        if self.triton and self.triton.tensors == "tensorrt_llm" and self.sampling.max_tokens is None:
+            raise PydanticCustomError(
+                "max_tokens", "tensorrt_llm needs sampling.max_tokens: it has no number of its own"
+            )
+        if self.triton and self.triton.cumulative and self.triton.tensors != "tensorrt_llm":
+            raise PydanticCustomError("cumulative", "cumulative goes with the tensors of tensorrt_llm")
         return self
 
     def model(self) -> Model:
@@ -231,7 +253,9 @@ class ModelEntry(_Entry):
     def _usual(self) -> frozenset[str]:
         if self.task is not Task.GENERATE:
             return frozenset()
-        return PLAIN if self.triton else HOSTED
+        if self.triton is None:
+            return HOSTED
+        return PLAIN if self.triton.tensors == "vllm" else PLAIN - {"seed"}
 
     def possible(self) -> frozenset[str]:
         """Return the capabilities that may be declared."""
@@ -303,7 +327,7 @@ def _residency_mistakes(catalogue: CatalogueFile) -> Iterator[str]:
                 yield f"servers.{server}.residency: no model of the server is named {name[:100]!r}"
 
 
-def read_golden_file(target: TritonTarget, folder: Path) -> str:
+def read_golden_file(target: TritonTarget | ProbeEntry, folder: Path) -> str:
     """Return the golden cases of a model as text, nothing where the catalogue has none; raise GoldenInvalid."""
     if target.golden is None:
         return ""
@@ -311,17 +335,22 @@ def read_golden_file(target: TritonTarget, folder: Path) -> str:
         text = (folder / target.golden).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GoldenInvalid(str(error)) from error
-    parse_golden(text)
+    if isinstance(target, ProbeEntry):
+        read_golden(text, None, writes=True)
+    else:
+        parse_golden(text)
     return text
 
 
 def _golden_mistakes(catalogue: CatalogueFile, folder: Path) -> Iterator[str]:
     for index, entry in enumerate(catalogue.models):
-        if entry.triton:
+        probe = entry.openai.probe if entry.openai else None
+        declared, path = (entry.triton, "triton") if entry.triton else (probe, "openai.probe")
+        if declared:
             try:
-                read_golden_file(entry.triton, folder)
+                read_golden_file(declared, folder)
             except GoldenInvalid as error:
-                yield f"models[{index}].triton.golden: {error}"
+                yield f"models[{index}].{path}.golden: {error}"
 
 
 def _lines(path: Path, mistakes: Iterator[str]) -> str:

@@ -6,19 +6,28 @@ A general client costs a chat more processor time than everything else here toge
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
 import httptools
 
+from inference.adapters.gathering import Gathering
+
 IDLE_S: Final = 30.0
 MOST_BUFFERED_BYTES: Final = 512 * 1024
+MOST_UNPARSED_BYTES: Final = 16 * 1024
+"""What is gathered of one stream at most."""
+
 LARGEST_HEAD_BYTES: Final = 512 * 1024
 """More than a read can bring, so that a head is never refused for the body that came with it."""
 PATH: Final = "/%:@!$&'()*+,;=~-._"
 PORTS: Final = {"http": 80, "https": 443}
+
+
+Follower = Callable[[bytes], bool]
+"""Takes a part of a body, and says whether whoever awaits it has to be woken; what it raises breaks the answer."""
 
 
 class HttpFailed(Exception):
@@ -45,8 +54,12 @@ class Head:
 class Connection(asyncio.Protocol):
     """One connection; carries one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, gathering: Gathering | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._gathering = gathering or Gathering()
+        self._flowing = False
+        self._unparsed: list[bytes] = []
+        self._unparsed_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -58,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._head: Head | None = None
         self._headers: dict[str, str] = {}
         self._chunks: list[bytes] = []
+        self._follower: Follower | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._buffered = 0
         self._unread = 0
         self.idle_since = 0.0
@@ -85,17 +100,51 @@ class Connection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait(timeout_s)
+        return self._take_chunks()
+
+    async def follow(self, follower: Follower, late_s: Callable[[], float]) -> bool:
+        """Give what comes of the body to `follower` until it asks to wake the caller; False when the body has ended.
+
+        `late_s` is the moment of the loop's clock until when to wait, and may move on the way. Raises what `read` does.
+        """
+        if self._chunks and follower(self._take_chunks()):
+            return True
+        if self._complete:
+            return False
+        if self._error is not None:
+            raise self._error
+        self._follower = follower
+        try:
+            await self._wait_until(late_s)
+        finally:
+            self._follower = None
+        return True
+
+    def _take_chunks(self) -> bytes:
         chunks, self._chunks, self._buffered = self._chunks, [], 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def flow(self) -> None:
+        """Say that the answer has begun: from now on, until it is released, what comes may wait for that of others."""
+        if not self._flowing:
+            self._flowing = True
+            self._gathering.streams += 1
+
+    def rest(self) -> None:
+        """Say that nobody waits for this answer any more."""
+        if self._flowing:
+            self._flowing = False
+            self._gathering.streams -= 1
+
     def reusable(self) -> bool:
         """Tell whether another request can be sent: the response has ended, and both sides keep the connection."""
         return (
             self._complete
             and not self._chunks
+            and not self._unparsed
             and self._reusable
             and self._error is None
             and not self._transport.is_closing()
@@ -111,6 +160,23 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what has come, at once or with what others get."""
+        if not self._flowing:
+            self._parse(data)
+            return
+        self._unparsed.append(data)
+        self._unparsed_bytes += len(data)
+        if self._unparsed_bytes > MOST_UNPARSED_BYTES:
+            self._catch_up()
+        elif len(self._unparsed) == 1:
+            self._gathering.put(self._catch_up)
+
+    def _catch_up(self) -> None:
+        unparsed, self._unparsed, self._unparsed_bytes = self._unparsed, [], 0
+        if unparsed:
+            self._parse(unparsed[0] if len(unparsed) == 1 else b"".join(unparsed))
+
+    def _parse(self, data: bytes) -> None:
         """Parse what has come; whatever comes unasked ends the connection."""
         if not self._awaited:
             self._fail(HttpFailed("the host spoke unasked"))
@@ -130,6 +196,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the response if this is how it ends, and fail it otherwise."""
+        self._catch_up()
         self._reusable = False
         if self._complete:
             return
@@ -166,6 +233,11 @@ class Connection(asyncio.Protocol):
         if self._complete:
             return
         self._unread = 0
+        if self._follower is not None:
+            if self._follower(body):
+                self._follower = None
+                self._wake()
+            return
         self._chunks.append(body)
         self._buffered += len(body)
         self._wake()
@@ -201,6 +273,24 @@ class Connection(asyncio.Protocol):
             timer.cancel()
             self._waiter = None
 
+    async def _wait_until(self, late_s: Callable[[], float]) -> None:
+        """Wait until something has happened; raise TimeoutError at `late_s`, which is asked for only when it is due."""
+        waiter = self._waiter = self._loop.create_future()
+        self._look(waiter, late_s)
+        try:
+            await waiter
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._waiter = self._timer = None
+
+    def _look(self, waiter: "asyncio.Future[None]", late_s: Callable[[], float]) -> None:
+        moment_s = late_s()
+        if moment_s > self._loop.time():
+            self._timer = self._loop.call_at(moment_s, self._look, waiter, late_s)
+        else:
+            _expire(waiter)
+
 
 def _expire(waiter: "asyncio.Future[None]") -> None:
     if not waiter.done():
@@ -222,6 +312,7 @@ class HttpHost:
             raise ValueError("an address or a header holds what none may hold")
         self._head = "\r\n".join([*lines, ""]).encode("ascii")
         self._idle: deque[Connection] = deque()
+        self._gathering = Gathering()
 
     async def connection(self, timeout_s: float) -> Connection:
         """Return a connection that nobody uses, opened within `timeout_s`; raise HttpFailed."""
@@ -233,7 +324,9 @@ class HttpHost:
             kept.close()
         try:
             async with asyncio.timeout(timeout_s):
-                _, opened = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
+                _, opened = await loop.create_connection(
+                    lambda: Connection(self._gathering), self._host, self._port, ssl=self._tls
+                )
         except TimeoutError as error:
             raise ConnectTimedOut(type(error).__name__) from error
         except OSError as error:  # refused, unresolvable, or TLS that cannot be trusted
@@ -246,6 +339,7 @@ class HttpHost:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back: one that can be used again is kept, others are closed."""
+        connection.rest()
         if not connection.reusable():
             connection.close()
             return

@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from inference.adapters.triton import full_digest
 from inference.core.residency_ports import LoadFailed
 
 FILES: Final = {
@@ -43,12 +44,25 @@ class ModelFolder:
         """Raise LoadFailed, naming the file, when a server could not load the model from it."""
         await asyncio.to_thread(self._check, model)
 
-    def _check(self, model: str) -> None:
+    def declared(self, model: str) -> tuple[str, str]:
+        """Return a model's version and digest as its config.pbtxt has them; both are empty where nothing tells them."""
+        try:
+            config = _config(model, self._folder_of(model) / "config.pbtxt")
+        except LoadFailed:
+            return "", ""  # said at the load, to whoever wants the model
+        parameters = {name: value.string_value for name, value in config.parameters.items()}
+        return parameters.get("version", ""), full_digest(parameters.get("digest", ""))
+
+    def _folder_of(self, model: str) -> Path:
         if Path(model).name != model or model == "..":
             raise LoadFailed(f"{model!r} is no name of a model folder")
         folder = self.path / model
         if not folder.is_dir():
             raise LoadFailed(f"{model}: the model repository has no folder of that name")
+        return folder
+
+    def _check(self, model: str) -> None:
+        folder = self._folder_of(model)
         config = _config(model, folder / "config.pbtxt")
         if config.platform == NO_FILES:
             return

@@ -12,11 +12,11 @@ from servicekit import telemetry
 from servicekit.errors import PenstockError, TimedOut
 
 from inference.adapters.event_stream import EventStream, EventTooLong
-from inference.adapters.http_client import Connection, ConnectTimedOut, Head, HttpFailed, HttpHost
+from inference.adapters.http_client import Connection, ConnectTimedOut, Follower, Head, HttpFailed, HttpHost
 from inference.adapters.openai_answer import StreamedAnswer, failed, read_whole
 from inference.adapters.openai_errors import of_status
 from inference.adapters.openai_request import write_body
-from inference.core.answer import Answer, Piece
+from inference.core.answer import Answer, Piece, TakeText
 from inference.core.generation import Order
 
 DRAIN_S: Final = 0.05
@@ -75,7 +75,7 @@ class _Exchange:
         self._connection: Connection | None = None
         self._wait_s = upstream.patience.first_byte_s
         self._bytes_left = LARGEST_STREAM_BYTES
-        self._asked_s = 0.0
+        self._asked_s = self._heard_s = 0.0
 
     def took_s(self) -> float:
         """Return the seconds since the request was sent."""
@@ -99,6 +99,29 @@ class _Exchange:
         if head.status != 200 or head.content_type != accept or "content-encoding" in head.headers:
             raise await self._refusal(head, now())
 
+    async def follow(self, follower: Follower) -> bool:
+        """Give what comes to `follower` until it asks to be looked at; False at the end."""
+        assert self._connection is not None, "begin comes first"
+        clock, stall_s = self._clock, self._upstream.patience.stall_s
+        self._heard_s = clock()
+
+        def hear(chunk: bytes) -> bool:
+            self._heard_s, self._wait_s = clock(), stall_s
+            self._bytes_left -= len(chunk)
+            return self._bytes_left < 0 or follower(chunk)
+
+        try:
+            goes_on = await self._connection.follow(hear, self._late_s)
+        except TimeoutError as error:
+            raise self._late(self._end - self._heard_s, self._wait_s, "go on") from error
+        if self._bytes_left < 0:
+            raise failed(self._name, "sent more than anyone can want")
+        return goes_on
+
+    def _late_s(self) -> float:
+        """Return the moment until when to wait for more."""
+        return min(self._end, self._heard_s + self._wait_s)
+
     async def chunk(self) -> bytes:
         """Return what has come in, waiting for it if there is nothing; b"" at the end."""
         assert self._connection is not None, "begin comes first"
@@ -112,6 +135,11 @@ class _Exchange:
         if self._bytes_left < 0:
             raise failed(self._name, "sent more than anyone can want")
         return chunk
+
+    def flow(self) -> None:
+        """Say that the answer has begun, and what is left of it may come with what others get."""
+        assert self._connection is not None, "begin comes first"
+        self._connection.flow()
 
     async def whole(self, largest: int) -> bytes:
         """Return the rest of the body; raise Unavailable when it is larger than `largest` bytes."""
@@ -160,6 +188,36 @@ class _Exchange:
             return b""
 
 
+class _Reading:
+    """Reads the events of an answer as they come; what is not taken waits in `pieces`, and what is wrong is `error`."""
+
+    __slots__ = ("_stream", "answer", "error", "pieces")
+
+    def __init__(self, answer: StreamedAnswer) -> None:
+        self.answer = answer
+        self.pieces: list[Piece] = []
+        self.error: Exception | None = None
+        self._stream = EventStream()
+
+    def feed(self, chunk: bytes) -> bool:
+        """Read what has come, and say whether there is something to look at."""
+        try:
+            piece = self.answer.read(self._stream.feed(chunk))
+        except (EventTooLong, PenstockError) as error:
+            self.error = error
+            return True
+        if piece is not None:
+            self.pieces.append(piece)
+        return piece is not None
+
+    def taken(self) -> list[Piece]:
+        """Return the pieces that have come, once; raise what was wrong."""
+        if self.error is not None:
+            raise self.error
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+
 def _headers(accept: str) -> bytes:
     """Return the header lines that differ between requests."""
     parent = telemetry.traceparent()
@@ -187,22 +245,24 @@ class OpenAIGenerator:
         self._limit_field = limit_field
         self._now = now
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+    async def generate(
+        self, order: Order, timeout_s: float, take: TakeText | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off.
 
-        What arrives together is one piece.
+        What arrives together is one piece. `take` is offered the text that comes while the iteration waits.
         """
         body = write_body(order, self._upstream_name, streaming=True, limit_field=self._limit_field)
         exchange = _Exchange(self._upstream, self._name, timeout_s)
         try:
             await exchange.begin(body, EVENTS, self._now)
-            answer, stream = StreamedAnswer(self._name, self._upstream_name, order, exchange.took_s), EventStream()
-            while not answer.complete:
-                chunk = await exchange.chunk()
-                if not chunk:
-                    break
-                if (piece := answer.read(stream.feed(chunk))) is not None:
+            answer = StreamedAnswer(self._name, self._upstream_name, order, exchange.took_s, take)
+            reading = _Reading(answer)
+            while not answer.complete and await exchange.follow(reading.feed):
+                for piece in reading.taken():
                     yield piece
+                    if piece.deltas:
+                        exchange.flow()
             if not answer.complete:
                 yield Piece(usage=answer.finished())
             await exchange.drain()

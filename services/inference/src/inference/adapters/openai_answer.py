@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import orjson
 from servicekit.errors import Unavailable
 
-from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, TakeText, Usage
 from inference.core.conversation import MAX_TOOL_CALLS, ToolCall, Turn
 from inference.core.generation import Order
 from inference.core.ports import BACKEND_FAILED
@@ -56,9 +56,20 @@ class _Choice:
 class StreamedAnswer:
     """Collects what the events of one answer tell; `complete` once all of it is there."""
 
-    def __init__(self, name: str, upstream_name: str, order: Order, took_s: Callable[[], float] = untimed) -> None:
-        """Take the model's name in the catalogue and at the upstream, what was asked for, and who knows since when."""
+    def __init__(
+        self,
+        name: str,
+        upstream_name: str,
+        order: Order,
+        took_s: Callable[[], float] = untimed,
+        take: TakeText | None = None,
+    ) -> None:
+        """Take the model's name in the catalogue and at the upstream, what was asked for, and who knows since when.
+
+        What `take` takes of the text is not returned.
+        """
         self._took_s = took_s
+        self._take = take
         self.complete = False
         self._name = name
         self._upstream_name = upstream_name
@@ -82,7 +93,7 @@ class StreamedAnswer:
                 event = orjson.loads(payload)
                 if not self._begun:
                     served = self._begin(event)
-                self._read(event, deltas)
+                self._read(event, deltas, self._take if not (deltas or served) else None)
             except orjson.JSONDecodeError as error:
                 raise failed(self._name, "sent an event that is not JSON") from error
             except (AttributeError, KeyError, TypeError) as error:
@@ -105,20 +116,32 @@ class StreamedAnswer:
         self._begun = True
         return served
 
-    def _read(self, event: Any, deltas: list[Delta]) -> None:
-        """Take in one event and add what it tells."""
+    def _read(self, event: Any, deltas: list[Delta], take: TakeText | None) -> None:
+        """Take in one event and add what it tells, unless `take` takes it."""
         if event.get("error"):
             log.warning("the upstream of %s sent an error in its stream", self._name)
             raise failed(self._name, "sent an error in its stream")
         if usage := event.get("usage"):
             self._usage = read_usage(usage)
         for choice in event.get("choices") or ():
-            delta = self._delta(choice)
-            if delta is not None:
+            if take is not None and not deltas and self._took(choice, take):
+                self._events_left -= 1
+            elif (delta := self._delta(choice)) is not None:
                 deltas.append(delta)
                 self._events_left -= 1
         if self._events_left < 0:
             raise failed(self._name, "wrote on beyond all that it was allowed to")
+
+    def _took(self, choice: Any, take: TakeText) -> bool:
+        """Tell whether a choice tells nothing but more text, and that was taken."""
+        delta = choice.get("delta")
+        if not delta or choice.get("finish_reason") is not None or choice.get("logprobs") is not None:
+            return False
+        text = delta.get("content")
+        if type(text) is not str or not text or delta.get("tool_calls") or delta.get("refusal"):
+            return False
+        index = choice.get("index", 0)
+        return self._state(index).finish_reason is None and take(index, text)
 
     def _delta(self, choice: Any) -> Delta | None:
         index = choice.get("index", 0)

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+import numpy as np
 import orjson
 from servicekit.errors import InvalidInput
 
@@ -19,6 +20,8 @@ OURS: Final = frozenset(
     }
 )
 """Fields with a place of their own: to take them from extra_json would pass their checks by."""
+LONG_TEXT: Final = 64 * 1024
+FIRST_PRINTED: Final = 0x20
 UNREADABLE: Final = frozenset({"functions", "function_call", "modalities", "audio"})
 """Fields that change an answer in a way that cannot be handed on."""
 
@@ -70,9 +73,23 @@ def _part(part: Part) -> dict[str, Any]:
         case Text(text):
             return {"type": "text", "text": text}
         case Image(url, detail):
-            return {"type": "image_url", "image_url": {"url": url, "detail": detail} if detail else {"url": url}}
+            image = {"url": _written(url)}
+            return {"type": "image_url", "image_url": image | {"detail": detail} if detail else image}
         case Audio(content, format_):
-            return {"type": "input_audio", "input_audio": {"data": content, "format": format_}}
+            return {"type": "input_audio", "input_audio": {"data": _written(content), "format": format_}}
+
+
+def _written(text: str) -> Any:
+    """Return a text as it may stand in a body: a long one in which nothing has to be escaped is written already.
+
+    That is so of every picture, and takes a third of the time.
+    """
+    if len(text) < LONG_TEXT:
+        return text
+    raw = text.encode()
+    if b'"' in raw or b"\\" in raw or np.frombuffer(raw, dtype=np.uint8).min() < FIRST_PRINTED:
+        return text
+    return orjson.Fragment(b'"' + raw + b'"')
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class TritonServer:
         self.config = channel.unary_unary(f"{SERVICE}ModelConfig")
         self.ready = channel.unary_unary(f"{SERVICE}ModelReady")
         self.index = channel.unary_unary(f"{SERVICE}RepositoryIndex")
+        self.statistics = channel.unary_unary(f"{SERVICE}ModelStatistics")
         return self
 
     async def close(self) -> None:
@@ -186,7 +187,7 @@ class TritonProber:
 
     def _described(self, config: Any) -> ModelState:
         parameters = {name: value.string_value for name, value in config.parameters.items()}
-        version, digest = parameters.get("version", ""), _digest(parameters.get("digest", ""))
+        version, digest = parameters.get("version", ""), full_digest(parameters.get("digest", ""))
         text = self._golden or parameters.get("golden", "")
         try:
             golden = read_golden(text, config, writes=self._writes) if text else None
@@ -258,7 +259,8 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
     return NOT_LOADED if absent or "is not ready" in details else BACKEND_FAILED
 
 
-def _digest(value: str) -> str:
+def full_digest(value: str) -> str:
+    """Return a digest with its algorithm; the builder leaves that out."""
     return value if not value or value.startswith("sha256:") else f"sha256:{value}"
 
 

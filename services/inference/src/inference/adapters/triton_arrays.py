@@ -11,7 +11,7 @@ from servicekit.errors import Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, given_up, lost, translate
-from inference.adapters.triton_golden import DTYPES
+from inference.adapters.triton_golden import DTYPES, TEXTS
 from inference.core.golden_cases import Array
 from inference.core.ports import BACKEND_FAILED
 
@@ -31,8 +31,8 @@ class TritonArrays:
         """Return the outputs by name; what cannot be read is a failure of the backend."""
         request = oip.ModelInferRequest(model_name=self._triton_name)
         for name, values in inputs.items():
-            request.inputs.add(name=name, datatype=NAMES[values.dtype], shape=values.shape)
-            request.raw_input_contents.append(values.tobytes())
+            request.inputs.add(name=name, datatype=NAMES.get(values.dtype, TEXTS), shape=values.shape)
+            request.raw_input_contents.append(_contents(values))
         try:
             answer: bytes = await self._server.infer(request.SerializeToString(), timeout=timeout_s)
             return _read(oip.ModelInferResponse.FromString(answer))
@@ -44,6 +44,13 @@ class TritonArrays:
             raise lost(self._name) from error
         except (DecodeError, ValueError) as error:
             raise Unavailable(f"{self._name} answered what is no tensor", reason=BACKEND_FAILED) from error
+
+
+def _contents(values: Array) -> bytes:
+    """Return the raw contents; each element of BYTES is led by its length in four bytes."""
+    if values.dtype.kind != "O":
+        return values.tobytes()
+    return b"".join(len(text).to_bytes(4, "little") + text for text in values.ravel())
 
 
 def _read(response: oip.ModelInferResponse) -> dict[str, Array]:

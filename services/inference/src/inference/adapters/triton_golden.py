@@ -28,9 +28,10 @@ DTYPES: Final[Mapping[str, Any]] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-"""OIP's names and numpy's types; BYTES and BF16 have no golden tensors."""
+"""OIP's names and numpy's types; BYTES can be put in but not expected, and BF16 has no golden tensors."""
+TEXTS: Final = "BYTES"
 Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]
 
 
@@ -46,12 +47,14 @@ class _Tensor(_Part):
     name: str = Field(min_length=1)
     datatype: Datatype
     shape: list[Annotated[int, Field(ge=0, le=1_000_000)]] = Field(max_length=16)
-    data: list[float | int | bool]
+    data: list[float | int | bool] | list[str]
 
     @model_validator(mode="after")
     def _full(self) -> Self:
         if len(self.data) != math.prod(self.shape):
             raise PydanticCustomError("size", "the data do not fill the shape")
+        if self.data and isinstance(self.data[0], str) is not (self.datatype == TEXTS):
+            raise PydanticCustomError("datatype", "BYTES, and nothing else, are written as texts")
         exact = self.datatype.startswith(("INT", "UINT", "BOOL"))
         try:
             fits = not exact or np.array_equal(self.array().ravel(), np.array(self.data))
@@ -62,6 +65,11 @@ class _Tensor(_Part):
         return self
 
     def array(self) -> Array:
+        """Return the values; texts as an array of bytes objects."""
+        if self.datatype == TEXTS:
+            texts = np.empty(len(self.data), np.object_)
+            texts[:] = [str(text).encode() for text in self.data]
+            return texts.reshape(self.shape)
         with np.errstate(all="ignore"):
             return np.array(self.data).astype(DTYPES[self.datatype]).reshape(self.shape)
 
@@ -70,6 +78,12 @@ class _Output(_Tensor):
     atol: float = Field(0.0, ge=0, allow_inf_nan=False)
     rtol: float = Field(0.0, ge=0, allow_inf_nan=False)
     min_cosine: float = Field(-1.0, ge=-1, le=1)
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Self:
+        if self.datatype == TEXTS:
+            raise PydanticCustomError("datatype", "an output of BYTES cannot be expected")
+        return self
 
     def expected(self) -> Expected:
         return Expected(self.array(), self.atol, self.rtol, self.min_cosine)
@@ -161,7 +175,7 @@ def _unlike(path: str, tensor: _Tensor, declared: Any, max_batch: int) -> Iterat
     if found is None:
         yield f"{path}.name: the model has no {tensor.name[:100]!r}"
         return
-    datatype = model_config_pb2.DataType.Name(found.data_type).removeprefix("TYPE_")
+    datatype = model_config_pb2.DataType.Name(found.data_type).removeprefix("TYPE_").replace("STRING", TEXTS)
     if datatype != tensor.datatype:
         yield f"{path}.datatype: the model has {datatype} there"
     dims = ([-1] if max_batch else []) + list(found.dims)

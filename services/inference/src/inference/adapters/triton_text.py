@@ -12,7 +12,7 @@ from servicekit.errors import Unavailable
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, translate
-from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, Usage
+from inference.core.answer import Answer, Choice, Delta, FinishReason, Piece, Served, TakeText, Usage
 from inference.core.capabilities import PLAIN, UnsupportedParameter, refuse_beyond
 from inference.core.conversation import Turn
 from inference.core.generation import Order, Sampling
@@ -46,7 +46,12 @@ class TritonGenerator:
         self._prompt = prompt
         self._template = _template(triton_name)
 
-    async def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+    async def generate(
+        self,
+        order: Order,
+        timeout_s: float,
+        take: TakeText | None = None,  # noqa: ARG002  gRPC's own iteration is what a token costs here
+    ) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off."""
         refuse_beyond(order, ABLE, self._name)
         if order.options is not None and order.options.extra_json not in ("", "{}"):

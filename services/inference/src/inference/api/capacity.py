@@ -1,5 +1,6 @@
 """Translates the calls about capacity."""
 
+import asyncio
 from typing import Any, Final
 
 from penstock.inference.v1 import capacity_pb2 as pb
@@ -9,7 +10,10 @@ from servicekit.rpc import Service
 
 from inference.core.advisor import Advisor, Capacity
 from inference.core.capacity import Kind, Objective, Plan
+from inference.core.execution import Execution
 from inference.core.pool import Pool
+from inference.core.residency_measures import ModelMemory
+from inference.core.served_model import ServedModel
 from inference.core.workload import Measured, Percentiles
 
 KINDS: Final = {pb.OBJECTIVE_KIND_WAIT: Kind.WAIT, pb.OBJECTIVE_KIND_LATENCY: Kind.LATENCY}
@@ -29,7 +33,9 @@ class CapacityServicer(pb_grpc.CapacityServiceServicer):
         models = [self._pool.find(request.model)] if request.model else self._pool.models()
         objective = _read_objective(request.objective) if request.HasField("objective") else None
         found = [self._advisor.capacity(served, request.rate or None, objective) for served in models]
-        return pb.GetCapacityResponse(models=[_model(each) for each in found])
+        executions = await asyncio.gather(*(_execution_of(each) for each in models))
+        told = zip(found, executions, strict=True)
+        return pb.GetCapacityResponse(models=[_model(each, execution) for each, execution in told])
 
 
 def _read_objective(message: pb.Objective) -> Objective:
@@ -41,12 +47,44 @@ def _read_objective(message: pb.Objective) -> Objective:
     return objective
 
 
-def _model(capacity: Capacity) -> pb.ModelCapacity:
+async def _execution_of(served: ServedModel) -> Execution | None:
+    return None if served.replicas is None else await served.replicas.execution()
+
+
+def _model(capacity: Capacity, execution: Execution | None) -> pb.ModelCapacity:
+    replicas = capacity.served.replicas
     return pb.ModelCapacity(
         model=capacity.served.model.name,
         workload=_workload(capacity, capacity.measured) if capacity.measured else None,
         advice=_advice(capacity, capacity.plan) if capacity.plan and capacity.needed else None,
         reason=capacity.reason,
+        memory=_memory(replicas.memory()) if replicas is not None and replicas.memory is not None else None,
+        execution=_execution(execution) if execution is not None else None,
+    )
+
+
+def _memory(memory: ModelMemory) -> pb.Memory:
+    tally = memory.tally
+    return pb.Memory(
+        footprint_bytes=memory.footprint_bytes,
+        copies=memory.copies,
+        loads=tally.loads,
+        load_s=tally.load_s / max(1, tally.loads),
+        unloads=tally.unloads,
+        unload_s=tally.unload_s / max(1, tally.unloads),
+        evictions=tally.evictions,
+        hits=tally.hits,
+        misses=tally.misses,
+    )
+
+
+def _execution(execution: Execution) -> pb.Execution:
+    return pb.Execution(
+        inferences=execution.inferences,
+        executions=execution.executions,
+        batches=[pb.BatchSize(size=size, executions=count) for size, count in sorted(execution.batches.items())],
+        cache_hits=execution.cache_hits,
+        cache_misses=execution.cache_misses,
     )
 
 

@@ -20,6 +20,10 @@ from inference.core.measures import LIMIT, REFUSED
 USUAL: Final = 0.9
 """A request waits while it has the time left that nine of ten answers take: work begun for nothing is lost to all."""
 
+HEADROOM: Final = 1 / 16
+"""So many slots are kept from lesser classes, at most, while the interactive one uses as many: else a request of it
+would wait for somebody's end, however empty its class is."""
+
 FOREVER: Final = dict.fromkeys(Priority, math.inf)
 """How long each class waits: its deadline alone bounds it. The gateway's classes have bounds of their own."""
 
@@ -100,6 +104,7 @@ class Admission:
             self._reporter,
             longest_wait_s=FOREVER,
             usual=USUAL,
+            headroom=HEADROOM,
         )
         most = limits.max_concurrent
         waiting = dict.fromkeys(Priority, limits.max_waiting)

@@ -1,6 +1,6 @@
 """What comes back from a model: the pieces of an answer as they come, or all of it at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -66,6 +66,13 @@ class Piece:
     served: Served | None = None
     deltas: Sequence[Delta] = ()
     usage: Usage | None = None
+
+
+TakeText = Callable[[int, str], bool]
+"""Is offered more text of a choice whose answer has begun, and says whether it took it; it must not raise.
+
+It is the short way of what most of an answer is, past every iteration between a backend and the wire.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from inference.core.footprints import Footprints
 from inference.core.mover import ASK_TIMEOUT_S, Mover
 from inference.core.planner import Planner
 from inference.core.policy import Policy
-from inference.core.residency_measures import ResidencyMeasures
 from inference.core.residency_ports import Connect, LoadFailed, Memory, ModelRepository, Status
 
 LOOK_PERIOD_S: Final = 2.0
@@ -33,7 +32,7 @@ class Caretaker:
         self._mover = mover
         self._footprints = footprints
         self._connect = connect
-        self._measures = ResidencyMeasures()
+        self._measures = mover.measures
 
     async def serve(self, device: Device, changed: Callable[[], None]) -> None:
         """Carry out what is planned for a device and look at it in between, until cancelled; tell after each step."""

@@ -7,8 +7,8 @@ from inference.core.demands import Demand
 from inference.core.device import LEAKING, Copy, Device, Room, Stage
 from inference.core.popularity import Popularity
 
-WORTH_WAITING: Final = 2.0
-"""A busy server is waited for when what would be lost there is worth less than half of what would be lost elsewhere."""
+WORTH_WAITING: Final = 1.25
+"""A busy server is waited for when what would go elsewhere is worth more than so many times what would go there."""
 
 
 class Copies:

@@ -42,7 +42,7 @@ class Mover:
         self._footprints = footprints
         self._patience = patience
         self._prove = prove
-        self._measures = measures
+        self.measures = measures
         self._clock = clock
 
     async def load(self, device: Device, repository: ModelRepository, copy: Copy) -> None:
@@ -62,7 +62,7 @@ class Mover:
             raise LoadFailed(f"{copy.model} did not load within {self._patience.load_s:g} s") from error
         took_s = self._clock() - start
         self._footprints.learn_load(copy.model, took_s)
-        self._measures.loaded(copy.model, took_s)
+        self.measures.loaded(copy.model, took_s)
         self._charge(device, copy, before, await repository.memory(ASK_TIMEOUT_S))
         log.info("%s loaded %s in %.2f s: %d bytes", device.address, copy.model, took_s, copy.bytes_)
         wrong = await self.wrong_with(device, copy)
@@ -86,7 +86,7 @@ class Mover:
             return
         copy.stage = Stage.GONE
         await self._freed(device, repository, copy)
-        self._measures.unloaded(copy.model, self._clock() - start)
+        self.measures.unloaded(copy.model, self._clock() - start)
         log.info("%s unloaded %s in %.2f s", device.address, copy.model, self._clock() - start)
 
     async def wrong_with(self, device: Device, copy: Copy) -> str:
@@ -146,5 +146,5 @@ class Mover:
 
     def _ail(self, device: Device, ailment: str, model: str) -> None:
         device.ailment = ailment
-        self._measures.ails(device.address, ailment)
+        self.measures.ails(device.address, ailment)
         log.error("%s takes no more requests (%s, after %s): it should be restarted", device.address, ailment, model)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from servicekit.errors import InvalidInput, NotFound
 from servicekit.telemetry import Kind, Span, genai, span
 
-from inference.core.answer import Answer, Piece, Served, Usage
+from inference.core.answer import Answer, Piece, Served, TakeText, Usage
 from inference.core.capabilities import refuse_beyond
 from inference.core.catalogue import Model, Provider, Task
 from inference.core.generation import Order, Sampling
@@ -39,8 +39,8 @@ class Pool:
         """Return whether a model would serve now; raise NotFound."""
         return self.find(name).state
 
-    async def generate(self, name: str, order: Order) -> AsyncGenerator[Piece, None]:
-        """Write an answer; closing the generator stops the backend.
+    async def generate(self, name: str, order: Order, take: TakeText | None = None) -> AsyncGenerator[Piece, None]:
+        """Write an answer; closing the generator stops the backend. `take` may be offered what follows the first text.
 
         Raises NotFound, InvalidInput (a model that cannot do what is asked: reason unsupported_parameter), Unavailable
         (queue_full, queue_timeout, not_loaded, loading, draining, rate_limited, backend_failed) or TimedOut.
@@ -51,8 +51,9 @@ class Pool:
         async with admitted as left_s:
             attributes = _chat_attributes(served.model, checked.sampling, streaming=True)
             with span(f"chat {name}", Kind.CLIENT, attributes) as opened:
-                async with aclosing(writer.generate(checked, left_s)) as pieces:
-                    recorder = _Recorder(served.measures, opened, start, admitted.first_text)
+                recorder = _Recorder(served.measures, opened, start, admitted.first_text)
+                taking = take and recorder.following(take)
+                async with aclosing(writer.generate(checked, left_s, taking)) as pieces:
                     async for piece in pieces:
                         recorder.record(piece)
                         yield piece
@@ -161,6 +162,14 @@ class _Recorder:
                 self._reasons.append(delta.finish_reason.value)
         if piece.usage is not None:
             self._finish(self._reasons, piece.usage)
+
+    def following(self, take: TakeText) -> TakeText:
+        """Return `take` for text after the first, of which there is nothing to record."""
+
+        def follow(choice: int, text: str) -> bool:
+            return not self._waits_for_text and take(choice, text)
+
+        return follow
 
     def record_answer(self, answer: Answer) -> None:
         """Take in a whole answer."""

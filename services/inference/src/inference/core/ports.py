@@ -6,7 +6,7 @@ from typing import Protocol
 
 from servicekit.errors import Unavailable
 
-from inference.core.answer import Answer, Piece
+from inference.core.answer import Answer, Piece, TakeText
 from inference.core.generation import Order
 from inference.core.golden_cases import Array, Golden
 
@@ -50,9 +50,10 @@ class ModelState:
 class Generator(Protocol):
     """Writes text with one model."""
 
-    def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+    def generate(self, order: Order, timeout_s: float, take: TakeText | None = None) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer within `timeout_s`; closing the generator stops the backend.
 
+        `take` may be offered text when all that came before it was taken; what it takes is not yielded.
         Raises InvalidInput, Unavailable or TimedOut. An answer that breaks off ends in an error, never in `usage`.
         """
         ...

@@ -11,11 +11,14 @@ from servicekit.errors import PenstockError, TimedOut
 
 from inference.core.breaker import Breaker, Position
 from inference.core.choice import slow_start
+from inference.core.execution import ExecutionReader
 from inference.core.golden import Outcome, Verdict, judge
 from inference.core.ports import (
     BACKEND_FAILED,
     DRAINING,
     GOLDEN_FAILED,
+    LOADING,
+    NOT_LOADED,
     OTHER_DIGEST,
     SILENT,
     ArrayRunner,
@@ -57,6 +60,7 @@ class Backend:
     generator: Generator | None = None
     prober: Prober | None = None
     arrays: ArrayRunner | None = None
+    executions: ExecutionReader | None = None
 
 
 class Server:
@@ -115,6 +119,8 @@ class Replica:
         self._rotating_since: float | None = None
         self.warming = False
         self.apart = False
+        self.held = False
+        """Whether the model comes and goes with what is asked: that it went is no ejection then."""
         self._measures = ReplicaMeasures(model, server.address)
         self._measures.outstanding.set_function(lambda: server.outstanding)
         self._tell()
@@ -304,7 +310,8 @@ class Replica:
         if not state.ready:
             if self.state.ready:
                 log.info("replica %s of %s is not ready: %s %s", self.address, self.model, state.reason, state.detail)
-                self._out(state.reason)
+                if not (self.held and state.reason in (NOT_LOADED, LOADING)):
+                    self._out(state.reason)
             self._proven = False
             self._golden_due_at = 0.0
         if state != self.state:

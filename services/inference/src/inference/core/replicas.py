@@ -11,6 +11,7 @@ from servicekit.errors import Unavailable
 
 from inference.core.breaker import outliers
 from inference.core.choice import kept_together, less_loaded_of_two
+from inference.core.execution import Execution
 from inference.core.ports import (
     BACKEND_FAILED,
     DRAINING,
@@ -21,8 +22,10 @@ from inference.core.ports import (
     ModelState,
 )
 from inference.core.replica import Replica
+from inference.core.residency_measures import ModelMemory
 
 RETRY_AFTER_S: Final = 1.0
+ASK_TIMEOUT_S: Final = 2.0
 COMPARE_PERIOD_S: Final = 1.0
 LEFT_AFTER_A_PERIOD: Final = 0.8
 """What a counted call weighs one period later: after 10 s it is a tenth."""
@@ -51,6 +54,9 @@ class Replicas:
         self._held = held
         self.state = NO_REPLICA
         self.changed: Callable[[], None] = _nothing
+        self.memory: Callable[[], ModelMemory] | None = None
+        """Tells of its place in the servers' memory, if it is loaded on request."""
+        self._declared = NO_REPLICA
         self._random = random_number
         self._all: dict[str, Replica] = {}
         self._usable: tuple[Replica, ...] = ()
@@ -61,10 +67,17 @@ class Replicas:
         """Return every replica, ordered by address."""
         return [self._all[address] for address in sorted(self._all)]
 
+    async def execution(self) -> Execution | None:
+        """Return what its servers say they have done with it, None when none says anything."""
+        readers = [each.backend.executions for each in self._all.values() if each.sound and each.backend.executions]
+        told = await asyncio.gather(*(reader.read(ASK_TIMEOUT_S) for reader in readers))
+        found = [each for each in told if each is not None]
+        return Execution.sum(found) if found else None
+
     def join(self, replica: Replica) -> None:
         """Take in a replica; it gets requests once it has shown that it can serve them."""
         self._all[replica.address] = replica
-        replica.changed = self.refresh
+        replica.changed, replica.held = self.refresh, self._held
         if self._tasks is not None:
             self._watchers[replica.address] = self._tasks.create_task(replica.watch())
         self.refresh()
@@ -97,6 +110,11 @@ class Replicas:
         """Return a replica for a second attempt, if there is one besides the first."""
         others = [each for each in self._usable if each is not than]
         return less_loaded_of_two(others, self._random) if others else None
+
+    def declare(self, version: str, digest: str) -> None:
+        """Say what a model that is loaded on request will be; what a server tells of it once it is loaded counts."""
+        self._declared = replace(self._declared, version=version, digest=digest)
+        self.refresh()
 
     def at(self, address: str) -> Replica | None:
         """Return the replica at an address, if there is one."""
@@ -151,7 +169,8 @@ class Replicas:
         if not told:
             return replace(NO_REPLICA, version=self.state.version, digest=self.state.digest)
         if self._held and any(each.reason in (NOT_LOADED, LOADING) for each in told):
-            return replace(told[0], ready=True, reason="", detail="loaded on request")
+            known = next((each for each in told if each.digest or each.version), self._declared)
+            return replace(known, ready=True, reason="", detail="loaded on request")
         return min(told, key=lambda state: TOLD_FIRST.index(state.reason) if state.reason in TOLD_FIRST else MANY)
 
     def _unavailable(self) -> Unavailable:

@@ -7,7 +7,8 @@ from typing import Final, Protocol, TypeVar
 
 from servicekit.errors import PenstockError
 
-from inference.core.answer import Answer, Piece
+from inference.core.answer import Answer, Piece, TakeText
+from inference.core.attempt import Attempt
 from inference.core.generation import Order
 from inference.core.ports import Generator, TensorRunner
 from inference.core.replica import Replica
@@ -49,33 +50,15 @@ class Attempts:
         start = self._clock()
         self._budget.earn()
         replica = self._replicas.choose(key)
-        replica.enter()
         try:
-            answer = await run(replica, timeout_s)
+            with Attempt(replica):
+                return await run(replica, timeout_s)
         except PenstockError as error:
             other = self._elsewhere(replica, error)
             if other is None:
                 raise
-        except BaseException:
-            replica.left()
-            raise
-        else:
-            replica.succeeded()
-            return answer
-        return await self._again(run, other, timeout_s - (self._clock() - start))
-
-    async def _again(self, run: Callable[[Replica, float], Awaitable[T]], replica: Replica, left_s: float) -> T:
-        replica.enter()
-        try:
-            answer = await run(replica, max(0.0, left_s))
-        except PenstockError as error:
-            replica.failed(error)
-            raise
-        except BaseException:
-            replica.left()
-            raise
-        replica.succeeded()
-        return answer
+        with Attempt(other):
+            return await run(other, max(0.0, timeout_s - (self._clock() - start)))
 
     async def streamed(
         self, run: Callable[[Replica, float], AsyncGenerator[T, None]], timeout_s: float, key: str = ""
@@ -85,30 +68,25 @@ class Attempts:
         self._budget.earn()
         replica, begun, first = self._replicas.choose(key), False, True
         while True:
-            replica.enter()
             try:
-                async with aclosing(run(replica, max(0.0, timeout_s - (self._clock() - start)))) as parts:
-                    async for part in parts:
-                        begun = True
-                        yield part
+                with Attempt(replica):
+                    async with aclosing(run(replica, max(0.0, timeout_s - (self._clock() - start)))) as parts:
+                        async for part in parts:
+                            begun = True
+                            yield part
             except PenstockError as error:
                 other = self._elsewhere(replica, error, final=begun or not first)
                 if other is None:
                     raise
                 replica, first = other, False
-            except BaseException:
-                replica.left()
-                raise
             else:
-                replica.succeeded()
                 return
 
-    def _elsewhere(self, replica: Replica, error: PenstockError, *, final: bool = False) -> Replica | None:
-        """Count the failure and return who may try next, if it may be tried again and somebody is there."""
-        replica.failed(error)
+    def _elsewhere(self, failed: Replica, error: PenstockError, *, final: bool = False) -> Replica | None:
+        """Return who may try next, if it may be tried again and somebody is there."""
         if final or not may_go_elsewhere(error):
             return None
-        other = self._replicas.another(replica)
+        other = self._replicas.another(failed)
         if other is None:
             return None
         if not self._budget.spend():
@@ -148,10 +126,10 @@ class ReplicatedGenerator:
         self._trying = trying
         self._affinity = affinity
 
-    def generate(self, order: Order, timeout_s: float) -> AsyncGenerator[Piece, None]:
+    def generate(self, order: Order, timeout_s: float, take: TakeText | None = None) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of one replica's answer; closing the generator stops the backend."""
         return self._trying.streamed(
-            lambda replica, left_s: _generator(replica).generate(order, left_s), timeout_s, self._key(order)
+            lambda replica, left_s: _generator(replica).generate(order, left_s, take), timeout_s, self._key(order)
         )
 
     async def complete(self, order: Order, timeout_s: float) -> Answer:

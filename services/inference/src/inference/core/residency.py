@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from servicekit.errors import Unavailable
@@ -16,7 +17,7 @@ from inference.core.mover import Mover, Prove, unproven
 from inference.core.planner import Planner
 from inference.core.policy import Policy
 from inference.core.ports import LOADING
-from inference.core.residency_measures import ResidencyMeasures
+from inference.core.residency_measures import ModelMemory, ResidencyMeasures
 from inference.core.residency_ports import Connect, LoadFailed
 
 PLAN_PERIOD_S: Final = 0.25
@@ -77,6 +78,11 @@ class Residency:
         """Return the servers with what is in their memory, ordered by address."""
         return [self._copies.devices[address] for address in sorted(self._copies.devices)]
 
+    def memory_of(self, model: str) -> ModelMemory:
+        """Return what a model takes, where it is and what became of it."""
+        tally = replace(self._measures.tallies[model])
+        return ModelMemory(self._footprints.bytes_of(model), len(self._copies.open(model)), tally)
+
     def lease(self, model: str, wait_s: float) -> Lease:
         """Hold a model inside an `async with`, which yields the address of a server that has it in memory.
 
@@ -93,6 +99,7 @@ class Residency:
         copy = copies[0] if len(copies) == 1 else min(copies, key=_leases)
         copy.leases += 1
         self._hits += 1
+        self._measures.tallies[model].hits += 1
         self._copies.popularity.count(model)
         if copy.leases > self._policy.spread_at and len(copies) < len(self._copies.devices):
             self._planner.spread(model)
@@ -110,6 +117,7 @@ class Residency:
         if model not in self._policy.models:
             raise LoadFailed(f"{model} is not among the models of its servers")
         self._misses += 1
+        self._measures.tallies[model].misses += 1
         self._copies.popularity.count(model)
         demand = self._planner.demand(model)
         demand.extra = False

@@ -1,5 +1,8 @@
 """The numbers of residency: loads, evictions, hits and bytes, per model and per server."""
 
+from collections import defaultdict
+from dataclasses import dataclass
+
 from servicekit.telemetry.metrics import counter, gauge, histogram
 
 LOADS = histogram("penstock_inference_load_seconds", "Loads of models into servers' memory", ("model",))
@@ -14,15 +17,46 @@ AILING = gauge("penstock_inference_server_ailing", "1 when a server should be re
 AILMENTS = ("leaking", "stuck_loading", "stuck_unloading")
 
 
+@dataclass(slots=True)
+class Tally:
+    """How often one model was loaded, unloaded, put out, found and missed; seconds are those of all times together."""
+
+    loads: int = 0
+    load_s: float = 0.0
+    unloads: int = 0
+    unload_s: float = 0.0
+    evictions: int = 0
+    hits: int = 0
+    misses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What a copy of a model takes (bytes), how many copies take requests, and what became of it so far."""
+
+    footprint_bytes: int
+    copies: int
+    tally: Tally
+
+
 class ResidencyMeasures:
-    """The metrics of the servers of one group."""
+    """The metrics of the servers of one group, and a tally of each of their models."""
+
+    def __init__(self) -> None:
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def loaded(self, model: str, took_s: float) -> None:
         """Count a load."""
+        tally = self.tallies[model]
+        tally.loads += 1
+        tally.load_s += took_s
         LOADS.labels(model).observe(took_s)
 
     def unloaded(self, model: str, took_s: float) -> None:
         """Count an unload."""
+        tally = self.tallies[model]
+        tally.unloads += 1
+        tally.unload_s += took_s
         UNLOADS.labels(model).observe(took_s)
 
     def load_failed(self, model: str) -> None:
@@ -31,6 +65,7 @@ class ResidencyMeasures:
 
     def evicted(self, model: str) -> None:
         """Count a model that had to go for another."""
+        self.tallies[model].evictions += 1
         EVICTIONS.labels(model).inc()
 
     def leased(self, hits: int, misses: int) -> None:

@@ -8,6 +8,8 @@ from typing import Final, Protocol, TypeVar
 
 from servicekit.errors import PenstockError, Unavailable
 
+from inference.core import work_clock
+from inference.core.attempt import Attempt
 from inference.core.golden import Outcome
 from inference.core.ports import BACKEND_FAILED, GOLDEN_INVALID, LOADING, NOT_LOADED, BackendLost
 from inference.core.replica import Replica
@@ -62,20 +64,16 @@ class Residence:
         end = self._clock() + timeout_s
         self._budget.earn()
         for attempt in range(MOST_ATTEMPTS):
-            async with self._leases.lease(self._name, end - self._clock()) as address:
+            asked = self._clock()
+            async with self._leases.lease(self._name, end - asked) as address:
+                work_clock.paused(self._clock() - asked)
                 replica = await self._at(address)
-                replica.enter()
                 try:
-                    answer = await run(replica, max(0.0, end - self._clock()))
+                    with Attempt(replica):
+                        return await run(replica, max(0.0, end - self._clock()))
                 except PenstockError as error:
                     if not self._goes_on(replica, error, attempt):
                         raise
-                except BaseException:
-                    replica.left()
-                    raise
-                else:
-                    replica.succeeded()
-                    return answer
         raise AssertionError("the last attempt returns or raises")
 
     async def streamed(
@@ -88,22 +86,20 @@ class Residence:
         end, begun = self._clock() + timeout_s, False
         self._budget.earn()
         for attempt in range(MOST_ATTEMPTS):
-            async with self._leases.lease(self._name, end - self._clock()) as address:
+            asked = self._clock()
+            async with self._leases.lease(self._name, end - asked) as address:
+                work_clock.paused(self._clock() - asked)
                 replica = await self._at(address)
-                replica.enter()
                 try:
-                    async with aclosing(run(replica, max(0.0, end - self._clock()))) as parts:
-                        async for part in parts:
-                            begun = True
-                            yield part
+                    with Attempt(replica):
+                        async with aclosing(run(replica, max(0.0, end - self._clock()))) as parts:
+                            async for part in parts:
+                                begun = True
+                                yield part
                 except PenstockError as error:
                     if not self._goes_on(replica, error, MOST_ATTEMPTS if begun else attempt):
                         raise
-                except BaseException:
-                    replica.left()
-                    raise
                 else:
-                    replica.succeeded()
                     return
 
     async def _at(self, address: str) -> Replica:
@@ -117,8 +113,7 @@ class Residence:
         return replica
 
     def _goes_on(self, replica: Replica, error: PenstockError, attempt: int) -> bool:
-        """Count the failure, pass it on to who gives the leases, and tell whether there is to be another attempt."""
-        replica.failed(error)
+        """Pass a failure on to who gives the leases, and tell whether there is to be another attempt."""
         if isinstance(error, BackendLost):
             self._leases.lost(replica.address)
         elif error.reason in (NOT_LOADED, LOADING):

@@ -7,6 +7,7 @@ from servicekit import deadline
 from servicekit.errors import PenstockError, TimedOut
 from servicekit.load.lane import Slot
 
+from inference.core import work_clock
 from inference.core.admission import Admission, Asker, nobody
 from inference.core.catalogue import Model
 from inference.core.measures import Measures
@@ -82,6 +83,7 @@ class Admitted:
         served.measures.arrived(self._start)
         try:
             self._entered = await served.queue.enter(allowed_s)
+            work_clock.begin(self)
             return self._left_s(allowed_s)
         except BaseException as error:
             self._end(error)
@@ -95,6 +97,12 @@ class Admitted:
         """Say that the answer has begun: the latency of a stream is that of its first text."""
         if self._entered is not None:
             self._entered.first_byte()
+
+    def paused(self, seconds: float) -> None:
+        """Take what it waited for a load out of the time that it has held its slot."""
+        self._began += seconds
+        if self._entered is not None:
+            self._entered.began_s += seconds
 
     def _left_s(self, allowed_s: float) -> float:
         self._began = time.monotonic()

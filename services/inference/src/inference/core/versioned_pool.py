@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from servicekit.errors import Unavailable
 from servicekit.telemetry.metrics import counter
 
-from inference.core.answer import Answer, Piece, Served
+from inference.core.answer import Answer, Piece, Served, TakeText
 from inference.core.generation import Order
 from inference.core.pool import Pool
 from inference.core.ports import NOT_LOADED, ModelState
@@ -105,11 +105,11 @@ class VersionedPool:
             return ModelState(ready=False, reason=NOT_LOADED)
         return replace(self._entries[candidate.served_by].state, version=candidate.version)
 
-    def generate(self, name: str, order: Order) -> AsyncGenerator[Piece, None]:
-        """Write an answer; closing the generator stops the backend."""
+    def generate(self, name: str, order: Order, take: TakeText | None = None) -> AsyncGenerator[Piece, None]:
+        """Write an answer; closing the generator stops the backend. Where roles are declared `take` is not offered."""
         route = self._traffic.routes.get(name)
         if route is None:
-            return self._pool.generate(name, order)
+            return self._pool.generate(name, order, take)
         return self._generate(route, self._choose(route), order)
 
     def complete(self, name: str, order: Order) -> Awaitable[Answer]:

@@ -1,4 +1,4 @@
-"""Writes text with the models of the inference service."""
+"""Writes text and ranks passages with the models of the inference service."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -6,11 +6,12 @@ from typing import Final
 
 from penstock.inference.v1 import inference_pb2 as pb
 from penstock.inference.v1 import inference_pb2_grpc as pb_grpc
+from penstock.inference.v1 import rank_pb2, rank_pb2_grpc
 from servicekit.errors import Unavailable
 from servicekit.rpc import Channel, PeerFailed
 
 from orchestrator.core.answer import FinishReason, ServedModel, TokenUsage
-from orchestrator.core.ports import Finished, Piece
+from orchestrator.core.ports import Finished, Piece, Ranking
 from orchestrator.core.question import Message, Sampling
 
 REASONS: Final = {
@@ -18,6 +19,26 @@ REASONS: Final = {
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
 }
+
+
+class RankClient:
+    """The inference service behind the Ranker port."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Take an open channel."""
+        self._channel = channel
+        self._stub = rank_pb2_grpc.RankServiceStub(channel.grpc)
+
+    async def rank(self, model: str, question: str, passages: Sequence[str], timeout_s: float) -> Ranking:
+        """Return a score for each passage; another number of scores is Unavailable."""
+        request = rank_pb2.RankRequest(model=model, query=question, passages=passages)
+        try:
+            response = await self._channel.call(self._stub.Rank, request, timeout_s=timeout_s)
+        except PeerFailed as error:
+            raise Unavailable(f"model {model} failed", reason="backend_failed") from error
+        if len(response.scores) != len(passages):
+            raise Unavailable(f"model {model} did not score every passage", reason="backend_failed")
+        return Ranking(tuple(response.scores), _served(response.served))
 
 
 class InferenceClient:

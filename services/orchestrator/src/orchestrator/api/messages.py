@@ -9,7 +9,7 @@ from penstock.orchestrator.v1 import ingest_pb2 as ingest
 from penstock.orchestrator.v1 import orchestrator_pb2 as pb
 from penstock.vector_search.v1 import vector_search_pb2 as vectors
 
-from orchestrator.core.answer import Answer, Degradation, Provenance, Rung, StepTiming, Written
+from orchestrator.core.answer import Answer, Degradation, Provenance, Rung, ServedModel, StepTiming, Written
 from orchestrator.core.document import Progress, Source, Stage
 from orchestrator.core.passage import Passage
 from orchestrator.core.question import Comparison, Condition, Message, Question, Sampling, Scalar, SearchMode
@@ -120,7 +120,7 @@ def write_answer(answer: Answer) -> answers.Answer:
         degradations=_degradations(answer.degradations),
         passages=[write_hit(passage) for passage in answer.passages],
         timings=_timings(answer.timings),
-        served=_served(written),
+        served=_served(written.served),
         usage=_usage(written),
     )
     if written.finish_reason is not None:
@@ -140,7 +140,7 @@ def write_provenance(provenance: Provenance) -> answers.Provenance:
         pipeline=provenance.pipeline,
         knowledge_base=provenance.knowledge_base,
         knowledge_base_revision=provenance.knowledge_base_revision,
-        served=_served(written),
+        served=_served(written.served),
         prompt_template=provenance.prompt_template,
         prompt_template_digest=provenance.prompt_template_digest,
         encoder_digest=provenance.encoder_digest,
@@ -158,6 +158,7 @@ def write_provenance(provenance: Provenance) -> answers.Provenance:
         declined=grounded.declined,
         removed_citations=grounded.removed_citations,
         trace_id=provenance.trace_id,
+        reranked_by=_served(provenance.reranked_by),
     )
 
 
@@ -205,8 +206,7 @@ def _timings(timings: Iterable[StepTiming]) -> list[answers.StepTiming]:
     ]
 
 
-def _served(written: Written) -> inference.ServedModel | None:
-    served = written.served
+def _served(served: ServedModel | None) -> inference.ServedModel | None:
     if served is None:
         return None
     return inference.ServedModel(

@@ -107,7 +107,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an answer was made from; `created_at` is in seconds since 1970."""
+    """What an answer was made from; `created_at` is in seconds since 1970, `reranked_by` None when nothing did."""
 
     answer: Answer
     tenant: str
@@ -119,3 +119,4 @@ class Provenance:
     knowledge_base_revision: int
     encoder_digest: str
     trace_id: str
+    reranked_by: ServedModel | None = None

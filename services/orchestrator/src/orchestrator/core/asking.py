@@ -121,6 +121,7 @@ class Answerer:
             knowledge_base_revision=state.found.revision,
             encoder_digest=state.embedding.encoder.digest if state.embedding is not None else "",
             trace_id=trace_id(),
+            reranked_by=state.reranked_by,
         )
 
     @contextmanager

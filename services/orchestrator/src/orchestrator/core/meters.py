@@ -7,5 +7,5 @@ DEGRADATIONS = counter("penstock_orchestrator_degradations", "Degradations by st
 REMOVED_CITATIONS = counter("penstock_orchestrator_removed_citations", "Citations that the passages did not bear out")
 STEP_SECONDS = histogram("penstock_orchestrator_step_seconds", "Duration of pipeline steps", ("step",), SHORT_BUCKETS_S)
 DOCUMENTS = counter("penstock_orchestrator_ingested_documents", "Documents by how their ingestion ended", ("outcome",))
-STEPS = ("embed", "search", "prompt", "generate", "ground")
+STEPS = ("embed", "search", "rerank", "prompt", "generate", "ground")
 SECONDS_OF = {step: STEP_SECONDS.labels(step) for step in STEPS}  # looking a label up costs more than the observation

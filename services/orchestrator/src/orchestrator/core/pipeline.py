@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from servicekit.errors import TimedOut
 
@@ -14,6 +15,7 @@ class StepName(Enum):
 
     EMBED = "embed"
     SEARCH = "search"
+    RERANK = "rerank"
     PROMPT = "prompt"
     GENERATE = "generate"
     GROUND = "ground"
@@ -27,6 +29,17 @@ class StepSpec:
     share: float
 
 
+OPTIONAL: Final = frozenset({StepName.EMBED, StepName.RERANK})
+
+
+@dataclass(frozen=True, slots=True)
+class Rerank:
+    """Which model of the catalogue ranks the passages again, and how many of them it is given."""
+
+    model: str
+    candidates: int
+
+
 @dataclass(frozen=True, slots=True)
 class RungSpec:
     """A rung of the ladder; `model` is the catalogue name for the reader's rung, else empty."""
@@ -37,7 +50,7 @@ class RungSpec:
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """A declared pipeline; `token_budget` is the most tokens of the whole prompt."""
+    """A declared pipeline; `token_budget` is the most tokens of the whole prompt, no `rerank` leaves that step out."""
 
     name: str
     model: str
@@ -45,6 +58,7 @@ class Pipeline:
     token_budget: int
     steps: tuple[StepSpec, ...]
     ladder: tuple[RungSpec, ...]
+    rerank: Rerank | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError when a step stands before what it needs, or the ladder is out of order."""
@@ -52,9 +66,11 @@ class Pipeline:
         order = [name for name in StepName if name in names]
         if names != order:
             raise ValueError(f"steps: has to be in the order {[name.value for name in order]}, each once")
-        missing = [name.value for name in StepName if name not in names and name is not StepName.EMBED]
+        missing = [name.value for name in StepName if name not in names and name not in OPTIONAL]
         if missing:
-            raise ValueError(f"steps: {', '.join(missing)} missing; only embed can be left out (lexical search)")
+            raise ValueError(f"steps: {', '.join(missing)} missing; only embed and rerank can be left out")
+        if (StepName.RERANK in names) != (self.rerank is not None):
+            raise ValueError("steps: the step rerank and the ranking model go together")
         rungs = [rung.rung for rung in self.ladder]
         if rungs != [rung for rung in Rung if rung in rungs] or Rung.CHOSEN_MODEL not in rungs:
             raise ValueError(f"ladder: has to begin with chosen_model, in the order {[rung.value for rung in Rung]}")

@@ -46,6 +46,22 @@ class Searcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One score per passage, in order, the higher the better; and the model that gave them."""
+
+    scores: tuple[float, ...]
+    served: ServedModel
+
+
+class Ranker(Protocol):
+    """Scores passages for a question with a model of the catalogue."""
+
+    async def rank(self, model: str, question: str, passages: Sequence[str], timeout_s: float) -> Ranking:
+        """Return a finite score for each passage. Raises NotFound, InvalidInput, Forbidden, Unavailable, TimedOut."""
+        ...
+
+
 class Library(Protocol):
     """Keeps documents in the caller's knowledge bases."""
 

@@ -6,10 +6,10 @@ from typing import Final
 
 from servicekit.errors import PenstockError, TimedOut, Unavailable
 
-from orchestrator.core.answer import Degradation
+from orchestrator.core.answer import Degradation, ServedModel
 from orchestrator.core.passage import Embedding, Found, Query
-from orchestrator.core.pipeline import StepName
-from orchestrator.core.ports import Embedder, Searcher
+from orchestrator.core.pipeline import Rerank, StepName
+from orchestrator.core.ports import Embedder, Ranker, Searcher
 from orchestrator.core.prompt import Prompt, PromptBuilder
 from orchestrator.core.question import Question, SearchMode
 
@@ -26,6 +26,7 @@ class State:
     embedding: Embedding | None = None
     found: Found = NOTHING_FOUND
     prompt: Prompt = NO_PROMPT
+    reranked_by: ServedModel | None = None
     degradations: tuple[Degradation, ...] = ()
 
 
@@ -49,8 +50,8 @@ def embed(embedder: Embedder) -> Step:
     return run
 
 
-def search(searcher: Searcher) -> Step:
-    """Find the passages; a search that cannot be reached is Unavailable, there is nothing to answer from."""
+def search(searcher: Searcher, candidates: int = 0) -> Step:
+    """Find the passages, at least `candidates`; a search that cannot be reached is Unavailable: there is no answer."""
 
     async def run(state: State, timeout_s: float) -> State:
         question = state.question
@@ -58,12 +59,35 @@ def search(searcher: Searcher) -> Step:
             knowledge_base=question.knowledge_base,
             text=question.text,
             embedding=state.embedding,
-            top_k=state.top_k,
+            top_k=max(state.top_k, candidates),
             filter=question.filter,
             mode=SearchMode.HYBRID if state.embedding is not None else SearchMode.LEXICAL,
             min_revision=question.min_revision,
         )
         return replace(state, found=await searcher.search(query, timeout_s))
+
+    return run
+
+
+def rerank(ranker: Ranker, model: str) -> Step:
+    """Rank the passages again and keep the best; a model that cannot rank them leaves their order, and that is said.
+
+    Whatever is wrong with the model is none of the caller's doing, so that no error of it is his.
+    """
+
+    async def run(state: State, timeout_s: float) -> State:
+        passages = state.found.passages
+        if not passages:
+            return state
+        try:
+            ranking = await ranker.rank(model, state.question.text, [each.text for each in passages], timeout_s)
+        except PenstockError as error:
+            kept = replace(state.found, passages=passages[: state.top_k])
+            fallen = degradation(StepName.RERANK.value, error)
+            return replace(state, found=kept, degradations=(*state.degradations, fallen))
+        order = sorted(range(len(passages)), key=lambda place: -ranking.scores[place])
+        best = tuple(passages[place] for place in order[: state.top_k])
+        return replace(state, found=replace(state.found, passages=best), reranked_by=ranking.served)
 
     return run
 
@@ -79,6 +103,15 @@ def prompt(builder: PromptBuilder) -> Step:
     return run
 
 
-def preparing(embedder: Embedder, searcher: Searcher, builder: PromptBuilder) -> Mapping[StepName, Step]:
-    """Return the preparing steps by name; the writing ones, generate and ground, are the Writer's."""
-    return {StepName.EMBED: embed(embedder), StepName.SEARCH: search(searcher), StepName.PROMPT: prompt(builder)}
+def preparing(
+    embedder: Embedder, searcher: Searcher, builder: PromptBuilder, ranker: Ranker, again: Rerank | None
+) -> Mapping[StepName, Step]:
+    """Return the preparing steps by name, and how passages are ranked `again` if at all.
+
+    The writing steps, generate and ground, are the Writer's.
+    """
+    steps = {StepName.EMBED: embed(embedder), StepName.SEARCH: search(searcher), StepName.PROMPT: prompt(builder)}
+    if again is not None:
+        steps[StepName.SEARCH] = search(searcher, again.candidates)
+        steps[StepName.RERANK] = rerank(ranker, again.model)
+    return steps

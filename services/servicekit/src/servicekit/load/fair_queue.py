@@ -130,6 +130,14 @@ class FairQueue(Generic[AnyWaiter]):
         """Return how many wait in a class."""
         return self._classes[priority].waiting
 
+    def waiting_from(self, priority: Priority) -> int:
+        """Return how many wait in a class and in those above it."""
+        return self.waiting and sum(queue.waiting for queue in self._classes[priority:])
+
+    def highest(self) -> Priority:
+        """Return the most important class of which something waits; something has to."""
+        return next(priority for priority in reversed(Priority) if self._classes[priority].waiting)
+
     def add(self, waiter: AnyWaiter, mean_s: float, round_s: float) -> None:
         """Let a request wait. `mean_s` is how long a slot is held here; `round_s` the work of all slots held once."""
         self._classes[waiter.priority].add(waiter, max(mean_s, 1e-6), round_s)
@@ -162,12 +170,12 @@ class FairQueue(Generic[AnyWaiter]):
         """Return the newest of the tenant that has the most waiting in a class that has some."""
         return next(reversed(self._classes[priority].longest().waiters))
 
-    def ahead_of(self, tenant: str, priority: Priority) -> int:
-        """Return how many would be served before a newcomer of this tenant if no other came."""
+    def ahead_of(self, tenant: str, priority: Priority) -> tuple[int, int]:
+        """Return how many go before a newcomer of this tenant if no other comes: all, and those of its class."""
         queue = self._classes[priority]
         own = queue.waiting_of(tenant)
         turns = min(queue.waiting, (own + 1) * len(queue.lines) - (own > 0))
-        return turns + sum(self._classes[higher].waiting for higher in range(priority + 1, len(self._classes)))
+        return turns + sum(each.waiting for each in self._classes[priority + 1 :]), turns
 
     def _next_class(self, running: list[int], limit: int) -> int:
         """Return the most important class that waits, or a lesser one that has its share coming."""

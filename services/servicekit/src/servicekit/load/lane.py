@@ -12,7 +12,9 @@ from typing import Final, Protocol
 from servicekit.errors import TimedOut, Unavailable
 from servicekit.load.concurrency_limit import ConcurrencyLimit, Pace
 from servicekit.load.counts import Counts
-from servicekit.load.fair_queue import FairQueue, Share
+from servicekit.load.fair_queue import SHARES, FairQueue, Share
+from servicekit.load.lane_policy import LanePolicy
+from servicekit.load.occupancy import Occupancy
 from servicekit.load.priority import Priority
 
 LONGEST_WAIT_S: Final = {Priority.BATCH: 30.0, Priority.STANDARD: 10.0, Priority.INTERACTIVE: 2.0}
@@ -23,6 +25,9 @@ LONGEST_RETRY_S: Final = 120
 BELIEVED_S: Final = 10.0
 """How long a measured service time may refuse requests; then one is let through, and measured."""
 
+CAUTION: Final = 1.0
+"""By so many standard deviations (of as many waits as are ahead) a wait may be longer than expected."""
+SMALLEST_PART: Final = 0.01
 REMEMBERED_TIMES: Final = 64
 FEWEST_TIMES: Final = 8
 QUICK: Final = 0.1
@@ -36,30 +41,6 @@ class Why(Enum):
     PUSHED_OUT = "pushed_out"
     TOO_LONG = "too_long"
     LATE = "late"
-
-
-class LanePolicy(Protocol):
-    """The bounds of a lane: how many may run at once, and how many may wait."""
-
-    @property
-    def least_running(self) -> int:
-        """The least that may run at once, whatever the latency."""
-        ...
-
-    @property
-    def most_running(self) -> int:
-        """The most that may run at once."""
-        ...
-
-    @property
-    def first_running(self) -> int:
-        """Where the limit begins."""
-        ...
-
-    @property
-    def waiting(self) -> Mapping[Priority, int]:
-        """How many of each class may wait."""
-        ...
 
 
 class Reporter(Protocol):
@@ -133,7 +114,8 @@ class Slot:
 class Shared:
     """What the lanes of a gate share: clocks, bounds, how one makes room on another, and who tells of them.
 
-    A request waits only while it has the time left that this part (`usual`, a quantile) of recent answers took.
+    A request waits only while it has the time left that this part (`usual`, a quantile) of recent answers took. Of the
+    places, up to `headroom` (a share) are kept from lesser classes while the most important one uses as many.
     """
 
     clock_s: Callable[[], float]
@@ -144,6 +126,7 @@ class Shared:
     reporter: Reporter
     longest_wait_s: Mapping[Priority, float] = field(default_factory=lambda: LONGEST_WAIT_S)
     usual: float = QUICK
+    headroom: float = 0.0
 
 
 class Lane:
@@ -152,11 +135,13 @@ class Lane:
     __slots__ = (
         "_clock_s",
         "_counts",
+        "_headroom",
         "_last_grant_s",
         "_longest_wait_s",
         "_make_room",
         "_mean_held_s",
         "_measured_s",
+        "_occupancy",
         "_quick_s",
         "_reporter",
         "_running",
@@ -187,7 +172,8 @@ class Lane:
         self._running = [0 for _ in Priority]
         self._mean_held_s = 0.0
         self._quick_s = self._usual_s = 0.0
-        self._usual = shared.usual
+        self._usual, self._headroom = shared.usual, shared.headroom
+        self._occupancy = Occupancy(now_s)
         self._longest_wait_s = shared.longest_wait_s
         self._measured_s = now_s
         self._times: deque[float] = deque(maxlen=REMEMBERED_TIMES)
@@ -198,7 +184,7 @@ class Lane:
     def enter(self, slot: Slot, left_s: float | None) -> bool:
         """Begin at once if there is a free place and nobody waits; raise Unavailable when too little time is left."""
         now_s = self._clock_s()
-        if self.queue.waiting or self.in_flight >= self.limiter.limit:
+        if self.queue.waiting_from(slot.priority) or self.in_flight >= self._open_to(slot.priority):
             return False
         if left_s is not None and left_s <= self._needed_s(self._quick_s, now_s):
             raise self._refusal(slot, Why.LATE, left_s)
@@ -273,16 +259,32 @@ class Lane:
             slot.future.set_result(self._refusal(slot, Why.PUSHED_OUT))
 
     def expected_wait_s(self, tenant: str, priority: Priority) -> float:
-        """Return how long (seconds) a newcomer would wait if no other came; 0.0 before anything was measured."""
-        return (self.queue.ahead_of(tenant, priority) + 1) * self._mean_held_s / self.limiter.limit
+        """Return how long (seconds) a newcomer would wait; 0.0 before anything was measured.
+
+        More important ones who come meanwhile go first, so only what they leave of late counts, and no less than the
+        class's own share.
+        """
+        return self._expected(tenant, priority)[0]
+
+    def _expected(self, tenant: str, priority: Priority) -> tuple[float, float]:
+        """Return the wait expected of a newcomer, and how much longer it may well be (seconds)."""
+        limit, queue = self.limiter.limit, self.queue
+        lesser = sum(SHARES[each] for each in Priority if each < priority and queue.waiting_in(each))
+        left = self._open_to(priority) - self._occupancy.above(priority) - lesser * limit
+        ahead, own = queue.ahead_of(tenant, priority)
+        all_s = (ahead + 1) * self._mean_held_s / max(left, SMALLEST_PART)
+        own_s = (own + 1) * self._mean_held_s / max(SHARES[priority] * limit, SMALLEST_PART)
+        if own_s < all_s:
+            ahead, all_s = own, own_s
+        return all_s, all_s * CAUTION * math.sqrt(ahead) / (ahead + 1)
 
     def _patience(self, slot: Slot, left_s: float | None) -> tuple[float, bool]:
         """Return how long a request may wait, and whether that is for its deadline; raise when that is too short."""
         longest_s = self._longest_wait_s[slot.priority]
-        expected_s = self.expected_wait_s(slot.tenant, slot.priority)
+        expected_s, spread_s = self._expected(slot.tenant, slot.priority)
         if left_s is not None:
             spare_s = left_s - self._needed_s(self._usual_s, slot.since_s)
-            if spare_s <= expected_s or spare_s <= 0:
+            if spare_s <= expected_s + spread_s or spare_s <= 0:
                 raise self._refusal(slot, Why.LATE, left_s)
             if spare_s < longest_s:
                 return spare_s, True
@@ -326,7 +328,7 @@ class Lane:
 
     def _grant(self) -> None:
         queue = self.queue
-        while queue.waiting and self.in_flight < self.limiter.limit:
+        while queue.waiting and self.in_flight < self._open_to(queue.highest()):
             slot = queue.take(self._running, self.limiter.limit)
             priority = slot.priority
             self._counts.waiting[priority] -= 1
@@ -345,7 +347,15 @@ class Lane:
             slot.share.served_s -= slot.charged_s
             slot.share = None
 
+    def _open_to(self, priority: Priority) -> int:
+        """Return how many places a class may fill: all, or all but those that are kept for the most important one."""
+        limit = self.limiter.limit
+        if not self._headroom or priority == Priority.INTERACTIVE:
+            return limit
+        return limit - min(int(limit * self._headroom), round(self._occupancy.of(Priority.INTERACTIVE)))
+
     def _begin(self, slot: Slot, now_s: float) -> None:
+        self._occupancy.look(self._running, now_s)
         slot.held = True
         slot.began_s = now_s
         slot.round = self.limiter.round
@@ -354,6 +364,7 @@ class Lane:
         self._counts.running[slot.priority] += 1
 
     def _end(self, slot: Slot, held_s: float, now_s: float) -> None:
+        self._occupancy.look(self._running, now_s)
         slot.held = False
         self.used_s = now_s
         self.in_flight -= 1

@@ -2,8 +2,19 @@
 
 from servicekit.rpc.client import Channel
 from servicekit.rpc.interceptor import Authenticate
+from servicekit.rpc.passage import Passage
 from servicekit.rpc.server import AddressTaken, Readiness, Service, serve
 from servicekit.rpc.wire import PeerFailed
 from servicekit.tls import TlsFiles
 
-__all__ = ["AddressTaken", "Authenticate", "Channel", "PeerFailed", "Readiness", "Service", "TlsFiles", "serve"]
+__all__ = [
+    "AddressTaken",
+    "Authenticate",
+    "Channel",
+    "Passage",
+    "PeerFailed",
+    "Readiness",
+    "Service",
+    "TlsFiles",
+    "serve",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from servicekit import deadline, identity
@@ -120,14 +121,23 @@ class Channel:
         raise AssertionError("tenacity re-raises the last failure")
 
     async def stream(
-        self, method: Callable[..., AsyncIterable[Response]], request: Any, *, timeout_s: float | None = None
+        self,
+        method: Callable[..., AsyncIterable[Response]],
+        request: Any,
+        *,
+        timeout_s: float | None = None,
+        take: Callable[[Response], bool] | None = None,
     ) -> AsyncIterator[Response]:
-        """Make a call that answers with a stream; leaving the iteration cancels it. Errors are those of `call`."""
+        """Make a call that answers with a stream; leaving the iteration cancels it. Errors are those of `call`.
+
+        `take` may be offered what the iteration waits for; it says whether it took it, must not raise, and costs far
+        less than the iteration, to which only what was not taken comes.
+        """
         asked = cast("_Method", method)
         call = self._outgoing(asked, request, timeout_s)
         if (exchange := self._stream_for(asked, call)) is not None:
             try:
-                async with aclosing(exchange.stream(call)) as responses:
+                async with aclosing(exchange.stream(call, take and _reading(asked, take))) as responses:
                     async for payload in responses:
                         yield asked.parse(payload)
             except NotMultiplexing:  # it says so before the first response
@@ -211,6 +221,20 @@ class Channel:
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
             self._exchange = None
+
+
+def _reading(method: _Method, take: Callable[[Any], bool]) -> Callable[[bytes], bool]:
+    """Return `take` for a response as it travels; one that cannot be read is left to the iteration."""
+    parse = method.parse
+
+    def offered(payload: bytes) -> bool:
+        try:
+            response = parse(payload)
+        except DecodeError:
+            return False
+        return take(response)
+
+    return offered
 
 
 class _StubChannel:

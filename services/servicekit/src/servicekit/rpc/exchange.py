@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,11 +12,16 @@ from penstock.multiplex.v1 import multiplex_pb2 as pb
 from penstock.multiplex.v1 import multiplex_pb2_grpc as pb_grpc
 
 from servicekit.errors import TimedOut, Unavailable
-from servicekit.rpc.multiplex import LISTENING, WINDOW
+from servicekit.rpc.multiplex import LISTENING
 from servicekit.rpc.outbox import Outbox
+from servicekit.rpc.passage import WINDOW
 from servicekit.rpc.wire import error_of, from_wire
 
 CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+Take = Callable[[bytes], bool]
+"""Is offered a response that the iteration waits for, and says whether it took it; one it did not take is yielded."""
 
 
 class NotMultiplexing(Exception):
@@ -37,14 +42,21 @@ class Outgoing:
 class _Waiting:
     """A call whose answers are awaited."""
 
-    __slots__ = ("ended", "error", "filled", "responses", "timer")
+    __slots__ = ("ended", "error", "filled", "responses", "take", "taken", "timer")
 
-    def __init__(self) -> None:
+    def __init__(self, take: Take | None) -> None:
         self.responses: deque[bytes] = deque()
+        self.take = take
+        self.taken = 0
+        """How many responses were taken since the server was last told."""
         self.filled: asyncio.Future[None] | None = None
         self.ended = False
         self.error: Exception | None = None
         self.timer: asyncio.TimerHandle | None = None
+
+    def is_awaited(self) -> bool:
+        """Tell whether all that came before has been dealt with, and the next is waited for."""
+        return self.filled is not None and not self.responses and not self.ended
 
     def wake(self) -> None:
         if self.filled is not None and not self.filled.done():
@@ -94,17 +106,16 @@ class Exchange:
             raise waiting.error
         return waiting.responses[0]
 
-    async def stream(self, call: Outgoing) -> AsyncGenerator[bytes, None]:
-        """Yield the responses as they come; errors are those of `call`, and leaving cancels the call."""
-        number, waiting = self._begin(call)
-        taken = 0
+    async def stream(self, call: Outgoing, take: Take | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the responses as they come; errors are those of `call`, and leaving cancels the call.
+
+        `take` must not raise; what it takes never comes to the iteration, which costs many times as much.
+        """
+        number, waiting = self._begin(call, take)
         try:
             while True:
                 while waiting.responses:
-                    taken += 1
-                    if taken == WINDOW // 2 and not waiting.ended:
-                        self._outbox.put(pb.Credit(id=number, responses=taken), 0)
-                        taken = 0
+                    self._count(number, waiting)
                     yield waiting.responses.popleft()
                 if waiting.ended:
                     break
@@ -135,9 +146,16 @@ class Exchange:
         await asyncio.gather(*(task for task in tasks if task is not asyncio.current_task()), return_exceptions=True)
         self._fail_all(Unavailable("the connection was closed"))
 
-    def _begin(self, call: Outgoing) -> tuple[int, _Waiting]:
+    def _count(self, number: int, waiting: _Waiting) -> None:
+        """Count a response as taken, and let the server send more in time."""
+        waiting.taken += 1
+        if waiting.taken == WINDOW // 2 and not waiting.ended:
+            self._outbox.put_patiently(pb.Credit(id=number, responses=waiting.taken))
+            waiting.taken = 0
+
+    def _begin(self, call: Outgoing, take: Take | None = None) -> tuple[int, _Waiting]:
         self._numbers += 1
-        number, waiting = self._numbers, _Waiting()
+        number, waiting = self._numbers, _Waiting(take)
         self._waiting[number] = waiting
         self._idle.clear()
         if call.timeout_s is not None:
@@ -166,12 +184,15 @@ class Exchange:
         try:
             async for message in self._call:
                 for answer in message.answers:
-                    self._take(answer)
+                    self._take(answer.id, answer)
                 if message.draining and self._ending is None:
                     self._ending = asyncio.create_task(self.finish())
             self._fail_all(Unavailable("the server ended the stream", retry_after_s=1))
         except grpc.aio.AioRpcError as failure:
             self._fail_all(self._broken(failure))
+        finally:  # a bug, or nobody would ever answer the calls that are open
+            if self._waiting:
+                self._fail_all(Unavailable("the stream broke", retry_after_s=1))
 
     def _broken(self, failure: grpc.aio.AioRpcError) -> Exception:
         """Return what a broken stream means for its calls; a write that fails hides the status behind INTERNAL."""
@@ -188,18 +209,21 @@ class Exchange:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
             return  # the stream is over; who reads it learns why
 
-    def _take(self, answer: pb.Answer) -> None:
-        waiting = self._waiting.get(answer.id)
+    def _take(self, number: int, answer: pb.Answer) -> None:
+        waiting = self._waiting.get(number)
         if waiting is None:
             return
         if answer.HasField("response"):
-            waiting.responses.append(answer.response)
+            response = answer.response
+            if waiting.take is not None and waiting.is_awaited() and waiting.take(response):
+                self._count(number, waiting)
+            else:
+                waiting.responses.append(response)
+                waiting.wake()
         if answer.HasField("end"):
-            del self._waiting[answer.id]
+            del self._waiting[number]
             end = answer.end
             waiting.end(error_of(CODES[end.code], end.message, end.details) if end.code else None)
-        else:
-            waiting.wake()
 
     def _fail_all(self, error: Exception) -> None:
         self.closing = True

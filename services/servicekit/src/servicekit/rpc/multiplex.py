@@ -12,12 +12,8 @@ from penstock.multiplex.v1 import multiplex_pb2_grpc as pb_grpc
 
 from servicekit.rpc.interceptor import CallFailed, Incoming, Method
 from servicekit.rpc.outbox import Outbox
+from servicekit.rpc.passage import LARGEST_RESPONSE_BYTES, Passage, Window
 from servicekit.rpc.wire import DETAILS_KEY
-
-WINDOW: Final = 64
-"""How many responses of a call may be under way before its caller has taken the first."""
-
-LARGEST_RESPONSE_BYTES: Final = 63 * 1024 * 1024
 
 LISTENING: Final = ("penstock-multiplex", "1")
 """What the server sends at once; a caller writes nothing before: a write that fails would hide the status behind it."""
@@ -67,7 +63,7 @@ class _Stream:
         self._tasks = tasks
         self._outbox = outbox
         self._running: dict[int, asyncio.Task[None]] = {}
-        self._credits: dict[int, _Window] = {}
+        self._credits: dict[int, Window] = {}
 
     def take(self, request: pb.ExchangeRequest) -> None:
         """Start what is asked, stop what is no longer wanted."""
@@ -112,31 +108,14 @@ class _Stream:
             response = _bytes(method, await method.unary(incoming, call.request))
             self._outbox.put(pb.Answer(id=call.id, response=response, end=pb.End()), len(response))
             return
-        window = self._credits[call.id] = _Window()
-        async with aclosing(method.stream(incoming, call.request)) as responses:
+        window = self._credits[call.id] = Window()
+        passage = Passage(call.id, window, method.handler.response_serializer or bytes, self._outbox)
+        async with aclosing(method.stream(incoming, call.request, passage)) as responses:
             async for each in responses:
                 await window.take()
                 response = _bytes(method, each)
-                self._outbox.put(pb.Answer(id=call.id, response=response), len(response))
+                self._outbox.put((call.id, response), len(response))
         self._outbox.put(pb.Answer(id=call.id, end=pb.End()), 0)
-
-
-class _Window:
-    """How many more responses a call may send."""
-
-    def __init__(self) -> None:
-        self._left = WINDOW
-        self._wider = asyncio.Event()
-
-    async def take(self) -> None:
-        while self._left <= 0:
-            self._wider.clear()
-            await self._wider.wait()
-        self._left -= 1
-
-    def widen(self, responses: int) -> None:
-        self._left += responses
-        self._wider.set()
 
 
 def _bytes(method: Method, response: Any) -> bytes:
@@ -147,8 +126,18 @@ def _bytes(method: Method, response: Any) -> bytes:
     return written
 
 
-def _responses(answers: list[pb.Answer | None]) -> pb.ExchangeResponse:
-    """Return the message for what is there to say; None stands for the wish to drain."""
-    return pb.ExchangeResponse(
-        answers=[each for each in answers if each is not None], draining=any(each is None for each in answers)
-    )
+def _responses(items: list[tuple[int, bytes] | pb.Answer | None]) -> pb.ExchangeResponse:
+    """Return the message for what is there to say: responses by the number of their call, and answers that say more.
+
+    None stands for the wish to drain.
+    """
+    message = pb.ExchangeResponse()
+    answers = message.answers
+    for item in items:
+        if item is None:
+            message.draining = True
+        elif isinstance(item, tuple):
+            answers.add(id=item[0], response=item[1])
+        else:
+            answers.append(item)
+    return message

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 BUSY_S: Final = 0.0005
 GATHERING_S: Final = 0.001
+PATIENCE_S: Final = 0.008
 LARGEST_BATCH_BYTES: Final = 1024 * 1024
 """A message is closed at this size; only a single larger item exceeds it."""
 
@@ -22,11 +23,21 @@ class Outbox:
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
         self._emptied.set()
+        self._urgent = False
 
     def put(self, item: Any, size: int) -> None:
         """Send an item of about `size` bytes with the next message."""
         self._items.append((item, size))
-        self._filled.set()
+        if not self._urgent:
+            self._urgent = True
+            self._filled.set()
+            self._emptied.clear()
+
+    def put_patiently(self, item: Any) -> None:
+        """Send a small item with the next message, or after PATIENCE_S seconds if nothing else is sent."""
+        if not self._items:
+            asyncio.get_running_loop().call_later(PATIENCE_S, self._filled.set)
+        self._items.append((item, 0))
         self._emptied.clear()
 
     async def empty(self) -> None:
@@ -46,6 +57,7 @@ class Outbox:
                     await asyncio.sleep(GATHERING_S)
                 await self._write(self._pack(self._batch()))
                 written_s = time.monotonic()
+            self._urgent = False
             self._filled.clear()
             self._emptied.set()
 

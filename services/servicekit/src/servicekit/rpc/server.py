@@ -134,11 +134,16 @@ async def serve(
     """Serve until SIGTERM or SIGINT, then call `draining` and let running calls end within `drain_s`.
 
     Health says SERVING while `readiness` returns None. `authenticate` replaces the check of internal tokens; only the
-    gateway, which knows API keys, has another one. A background task that fails ends the service.
+    gateway, which knows API keys, has another one. mTLS is between services: a door for callers from outside is plain,
+    TLS ends before it. A background task that fails ends the service.
     """
     inner = authenticate is None
     listening = listen(
-        services, authenticate or _internal_tokens(settings), settings.address, settings.tls, inner=inner
+        services,
+        authenticate or _internal_tokens(settings),
+        settings.address,
+        settings.tls if inner else None,
+        inner=inner,
     )
     server = listening.server
     checker = health_aio.HealthServicer()

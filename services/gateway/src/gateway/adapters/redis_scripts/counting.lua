@@ -109,7 +109,7 @@ end
 local function period_settle(key, prefix, number, reserved, used)
   local known = redis.call('HMGET', key, prefix, prefix .. 'r')
   if number ~= NEVER and tonumber(known[1]) == number then
-    redis.call('HINCRBY', key, prefix .. 'r', -math.min(reserved, tonumber(known[2])))
+    redis.call('HINCRBY', key, prefix .. 'r', 0 - math.min(reserved, tonumber(known[2]))) -- not `-0`, which is no integer
     redis.call('HINCRBY', key, prefix .. 's', used)
   end
 end

@@ -1,0 +1,1 @@
+"""Tests of the chart, the table and the plain manifests."""
