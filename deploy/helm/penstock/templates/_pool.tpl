@@ -139,6 +139,7 @@ runtimeClassName: {{ . }}
   {{- include "penstock.poolCommand" . | nindent 2 }}
   env:
     - {name: HOME, value: /tmp}
+    - {name: ORT_DISABLE_TELEMETRY, value: "1"}
     {{- range $name, $value := .pool.environment }}
     - {name: {{ $name }}, value: {{ toString $value | quote }}}
     {{- end }}

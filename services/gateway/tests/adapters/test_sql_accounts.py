@@ -24,6 +24,7 @@ from gateway.core.tenants import DEFAULT_PROJECT, FROM_FILE, Project, Tenancy, T
 from gateway_account_fakes import START, FakeAccounts, new_key
 from gateway_ledger_fakes import database
 from servicekit.errors import Conflict, Unavailable
+from servicekit.sql import UnknownSchema
 
 LIMITS = Limits(60, 1_000_000, 0, 12_345_678_901, 9_000_000 * 10**9)
 OLD_SCHEMA = """
@@ -265,3 +266,12 @@ async def test_other_databases_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite:///PATH"):
         async with sql.open_engine(url):
             pass
+
+
+async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(database_url: str) -> None:
+    await migrate(database_url)
+    async with open_engine(database_url) as engine, engine.begin() as connection:
+        await connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UnknownSchema, match="does not know") as refused:
+        await migrate(database_url)
+    assert "9999" in str(refused.value.__cause__)

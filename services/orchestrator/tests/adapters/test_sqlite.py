@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from orchestrator.adapters.sqlite import COMMIT_SECONDS, SqliteProvenanceStore
 from orchestrator.core.answer import Answer, Grounded, Provenance, Rung, Written
-from servicekit.errors import Unavailable
+from servicekit.errors import Conflict, Unavailable
 
 
 def provenance(answer_id: str, tenant: str = "acme", created_at: float = 1_000.0) -> Provenance:
@@ -84,3 +84,14 @@ async def test_a_file_that_others_hold_is_unavailable_not_waited_for(tmp_path: P
         other.execute("ROLLBACK")
         other.close()
         await store.keep(provenance("ans_2"))
+
+
+async def test_a_file_of_a_newer_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "provenance.db"
+    async with opened(path):
+        pass
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Conflict, match=r"provenance\.db is of a version"):
+        async with opened(path):
+            pass

@@ -18,6 +18,7 @@ from typing import Any, Final
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -33,6 +34,12 @@ COMMAND_TIMEOUT_S: Final = 5.0
 POOL_SIZE: Final = 5
 NICENESS: Final = 5
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+
+
+class UnknownSchema(Conflict):
+    """The tables are those of a newer version, or of another program; nothing in them has been changed."""
+
+    default_reason = "schema_version"
 
 
 class Pace(Enum):
@@ -81,8 +88,8 @@ async def open_engine(
 ) -> AsyncIterator[AsyncEngine]:
     """Bring the database up to date and open it: `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST:PORT/NAME`.
 
-    At most `pool_size` connections to PostgreSQL are held. Raises ValueError for a URL of another kind, and Unavailable
-    when the database cannot be reached.
+    At most `pool_size` connections to PostgreSQL are held. Raises ValueError for another kind of URL, Unavailable when
+    it cannot be reached, and UnknownSchema.
     """
     await migrate(url, schema)
     engine = _engine(_parsed(url), pool_size)
@@ -154,7 +161,10 @@ def _upgrade(connection: Connection, schema: Schema) -> None:
     config.set_main_option("script_location", str(schema.migrations))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise UnknownSchema("the database is of a version that this program does not know") from error
 
 
 def _configure(connection: Any, _: object) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final, Self, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from servicekit.errors import Unavailable
+from alembic.util import CommandError
+from servicekit.errors import Conflict, Unavailable
 from servicekit.telemetry.metrics import SHORT_BUCKETS_S, histogram
 from sqlalchemy import (
     Column,
@@ -170,14 +171,19 @@ class SqliteProvenanceStore:
 
 
 def open_file(path: Path) -> Connection:
-    """Bring the schema of the file up to date and return a connection to it."""
+    """Bring the schema of the file up to date and return a connection to it; Conflict for one of a newer version."""
     engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
     event.listen(engine, "connect", _configure)
     connection = engine.connect()
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        connection.close()
+        message = f"{path} is of a version that this program does not know"
+        raise Conflict(message, reason="schema_version") from error
     connection.commit()
     return connection
 
