@@ -116,9 +116,7 @@ def _wait_until_ready(client: triton.InferenceServerClient, process: subprocess.
     pytest.fail("the server was not ready in time")
 
 
-def test_server_is_behind_and_silent_answers_refuses_and_dies_when_it_loses_a_backend_process(server: Running) -> None:
-    own = os.getpriority(os.PRIO_PROCESS, 0)
-    assert os.getpriority(os.PRIO_PROCESS, server.process.pid) == min(own + triton_server.NICENESS, 19)
+def test_server_is_silent_answers_refuses_and_dies_when_it_loses_a_backend_process(server: Running) -> None:
     assert b"ORT_DISABLE_TELEMETRY=1" in Path(f"/proc/{server.process.pid}/environ").read_bytes().split(b"\0")
     parameters = server.client.get_model_config("minilm-l6").config.parameters
     assert parameters["dimensions"].string_value == "384"

@@ -9,20 +9,22 @@ import base64
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE)]
 
-import aiohttp  # noqa: E402
 import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 import uvloop  # noqa: E402
@@ -39,6 +41,7 @@ WARM_UP_S = 2.0
 MEASURED_S = 4.0
 RUNS = 5
 WORDS, STEP = 16, 5
+LENGTH = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 BASELINE_ENV = ROOT / ".penstock" / "env" / "baseline"
 BASELINE_PROGRAM = f"""
 import json, sys, time
@@ -122,26 +125,77 @@ class RawRuntime:
         return sum(counts) / (time.perf_counter() - start)
 
 
+class Connection(asyncio.Protocol):
+    """One kept-alive HTTP connection with one request at a time: the load shares the cores, so it has to be light."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+        self._answered: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the answer over when it is whole."""
+        self._received += data
+        head, found, body = self._received.partition(b"\r\n\r\n")
+        length = LENGTH.search(head)
+        if found and length is not None and len(body) == int(length[1]):
+            self._received = b""
+            self._answered.set_result((int(head[9:12]), body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits."""
+        if not self._answered.done():
+            self._answered.set_exception(exc or ConnectionError("the gateway closed the connection"))
+
+    async def ask(self, request: bytes) -> tuple[int, bytes]:
+        """Send a whole request; return status and body."""
+        self._answered = self._loop.create_future()
+        self._transport.write(request)
+        return await self._answered
+
+    def close(self) -> None:
+        """End."""
+        self._answered.cancel()
+        self._transport.close()
+
+
 class Embedder:
     """Embeds through the gateway as fast as its callers can."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
-        self._session = session
-        self._url = f"{url}/v1/embeddings"
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    def __init__(self, url: str, key: str) -> None:
+        place = urlsplit(url)
+        self._address = place.hostname or "", place.port or 80
+        self._head = (
+            f"POST /v1/embeddings HTTP/1.1\r\nHost: {place.netloc}\r\nAuthorization: Bearer {key}\r\n"
+            "Content-Type: application/json\r\nContent-Length: "
+        ).encode()
 
-    async def embed(self, texts: Sequence[str]) -> bytes:
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Connection]:
+        """Open a connection."""
+        _, connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    async def embed(self, connection: Connection, texts: Sequence[str]) -> bytes:
         """Return the raw answer; raise RuntimeError for a refusal."""
-        body = json.dumps({"model": MODEL, "input": texts, "encoding_format": "base64"})
-        async with self._session.post(self._url, data=body, headers=self._headers) as response:
-            answer = await response.read()
-            if response.status != 200:
-                raise RuntimeError(f"/v1/embeddings: {response.status} {answer[:500]!r}")
-            return answer
+        body = json.dumps({"model": MODEL, "input": texts, "encoding_format": "base64"}).encode()
+        status, answer = await connection.ask(b"%s%d\r\n\r\n%s" % (self._head, len(body), body))
+        if status != 200:
+            raise RuntimeError(f"/v1/embeddings: {status} {answer[:500]!r}")
+        return answer
 
     async def check(self, texts: Sequence[str]) -> None:
         """Raise RuntimeError unless the answer holds one unit vector per text."""
-        rows = json.loads(await self.embed(texts))["data"]
+        async with self.connected() as connection:
+            rows = json.loads(await self.embed(connection, texts))["data"]
         vectors = np.array([np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in rows])
         if vectors.shape != (len(texts), DIMENSIONS) or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
             raise RuntimeError(f"not {len(texts)} unit vectors: {vectors.shape}")
@@ -152,9 +206,10 @@ class Embedder:
         taken: list[float] = []
 
         async def call() -> None:
-            while (sent := time.perf_counter()) < start + seconds:
-                await self.embed(list(itertools.islice(texts, size)))
-                taken.append(time.perf_counter() - sent)
+            async with self.connected() as connection:
+                while (sent := time.perf_counter()) < start + seconds:
+                    await self.embed(connection, list(itertools.islice(texts, size)))
+                    taken.append(time.perf_counter() - sent)
 
         await asyncio.gather(*(call() for _ in range(callers)))
         return len(taken) * size / (time.perf_counter() - start), taken
@@ -165,16 +220,15 @@ async def measure(url: str, key: str, repository: Path = ROOT / ".penstock" / "m
     texts = distinct_texts()
     runtime = RawRuntime(list(itertools.islice(texts, RAW_TEXTS)), repository)
     rounds: list[Round] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        embedder = Embedder(session, url, key)
-        await embedder.check(list(itertools.islice(texts, 5)))
-        await embedder.load(texts, 8, BATCH, WARM_UP_S)
-        for _ in range(RUNS):
-            plain, tuned = runtime.plain(), runtime.tuned()
-            large, _ = await embedder.load(texts, 8, BATCH, MEASURED_S)
-            single, _ = await embedder.load(texts, 32, 1, MEASURED_S)
-            rounds.append(Round(plain, tuned, large, single))
-        _, alone = await embedder.load(texts, 1, 1, MEASURED_S)
+    embedder = Embedder(url, key)
+    await embedder.check(list(itertools.islice(texts, 5)))
+    await embedder.load(texts, 8, BATCH, WARM_UP_S)
+    for _ in range(RUNS):
+        plain, tuned = runtime.plain(), runtime.tuned()
+        large, _ = await embedder.load(texts, 8, BATCH, MEASURED_S)
+        single, _ = await embedder.load(texts, 32, 1, MEASURED_S)
+        rounds.append(Round(plain, tuned, large, single))
+    _, alone = await embedder.load(texts, 1, 1, MEASURED_S)
     plain, tuned, large, single = (median(column) for column in zip(*rounds, strict=True))
     centiles = quantiles(alone, n=100)
     return [

@@ -11,10 +11,6 @@ from pathlib import Path
 SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lies; the Python backend makes its regions there
 SHM_REGION_BYTES = 1 << 20
 EXIT_TIMEOUT_S = 10
-NICENESS = 5
-"""A model computes for tens of milliseconds at a time. On cores that it shares, the services that bring it its work and
-take its answers on go first: batches are fuller and no core waits (12% more single texts a second on two cores).
-"""
 WATCHDOG = Path(__file__).with_name("stub_watchdog.py")
 
 
@@ -136,7 +132,6 @@ def start_triton(launch: Launch) -> None:
     }
     command = launch.command(site, backends)
     subprocess.Popen([sys.executable, "-I", "-S", str(WATCHDOG), str(os.getpid())])  # noqa: S603
-    os.nice(NICENESS)
     os.execve(command[0], command, variables)  # noqa: S606 - no shell: the server takes this process's place
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from embedding.core.flight import Flight
 
-MOST_PADDED = 2
-"""How many times its own tokens a batch may hold with padding. Our encoder packs a batch by length once more and pads
-next to nothing: fewer calls are worth more than even lengths. One that encodes a batch as it is wastes as much again.
-"""
+PADDING_TOKENS = 16
+"""What one more call to the encoder costs, in tokens encoded: less padding than this is cheaper."""
+
+PADDING_SHARE = 8
+"""A large batch may hold one padding token to so many of its own: our encoder packs it by length once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class LengthQueue:
         room = 0
         while texts + room < limits.texts:
             padded, own = longest * (texts + room + 1), tokens + length * (room + 1)
-            if padded > limits.tokens or padded > MOST_PADDED * own:
+            if padded > limits.tokens or padded - own > max(PADDING_TOKENS, own // PADDING_SHARE):
                 break
             room += 1
         return room
