@@ -21,6 +21,10 @@ from servicekit.errors import InvalidInput, TimedOut, Unavailable
 from servicekit.testing import eventually
 
 BACKENDS = ("vllm", "bls", "bls-all", "openai")
+STOPPED_BY_US = ("vllm", "bls", "bls-all")
+"""An OpenAI-compatible upstream minds stop texts itself."""
+TELL_THEIR_END = ("vllm", "openai")
+"""TensorRT-LLM's tensors carry no finish reason: the stream's final flag is the end."""
 FREED_S = 1.0
 """Within so many seconds a request that was left does not run any more."""
 ENDLESS = Script(endless=True, pause_s=0.01)
@@ -34,7 +38,6 @@ class Backend:
     generator: Generator
     counters: Callable[[], Awaitable[Counters]]
     tells_usage: bool = True
-    tells_its_end: bool = True
 
     def order(self, script: Script, **sampling: object) -> Order:
         """Return an order for what a script says."""
@@ -81,7 +84,7 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
             yield Backend(TritonGenerator(server, "vllm", "model", plain), counters)
             return
         bls = BlsGenerator(server, request.param, "model", plain, cumulative=request.param == "bls-all")
-        yield Backend(bls, counters, tells_usage=False, tells_its_end=False)
+        yield Backend(bls, counters, tells_usage=False)
 
 
 def text_of(pieces: list[Piece]) -> str:
@@ -144,9 +147,8 @@ async def test_text_of_any_script_and_empty_tokens_come_through(backend: Backend
     assert text_of(pieces) == 'Grüße, 世界 \U0001f600\n\t"\\'
 
 
+@pytest.mark.parametrize("backend", STOPPED_BY_US, indirect=True)
 async def test_a_stop_text_ends_the_answer_and_frees_the_backend(backend: Backend) -> None:
-    if isinstance(backend.generator, OpenAIGenerator):
-        pytest.skip("the upstream's own contract: it minds stop texts itself")
     script = Script(("one ", "two S", "TO", "P three", *["more "] * 2000), pause_s=0.01)
     pieces = await backend.pieces(script, stop=("STOP",))
     assert (text_of(pieces), reason_of(pieces)) == ("one two ", FinishReason.STOP)
@@ -168,9 +170,8 @@ async def test_an_engine_that_fails_in_mid_answer_is_a_failure_that_tells_no_sec
     assert not any(piece.usage for piece in seen), "an answer that broke off is never counted as one"
 
 
+@pytest.mark.parametrize("backend", TELL_THEIR_END, indirect=True)
 async def test_an_answer_without_an_end_is_a_failure(backend: Backend) -> None:
-    if not backend.tells_its_end:
-        pytest.skip("the tensors carry no finish reason: the final flag is the end")
     with pytest.raises(Unavailable) as caught:
         await backend.pieces(Script(PIECES, end="silent"))
     assert caught.value.reason == "backend_failed"
