@@ -320,7 +320,7 @@ async def check_the_dead_have_paid(
 async def check_leases_end(plant: Plant, lines: Lines, tenant: str, rows: list[dict[str, Any]]) -> None:
     """Assert that what the dead had reserved is settled by whoever took over its journal, and its slots are free.
 
-    It may have died between reserving for an attempt and writing it down: that stands until its lease ends, and is spent.
+    It may have died between reserving and writing down: that stands until its lease ends, and is spent.
     """
     lost = {row["id"] for row in rows if row["status"] == "abandoned"}
 
