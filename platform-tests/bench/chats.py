@@ -103,8 +103,8 @@ class Chatter:
 def passthrough(upstream_url: str) -> Iterator[str]:
     """Run the bare pass-through on core 0, in an environment of its own; yield its address."""
     python = PASSTHROUGH_ENV / "bin" / "python"
-    if not python.exists():
-        subprocess.run([str(UV), "venv", "-q", "--python", sys.executable, str(PASSTHROUGH_ENV)], check=True)
+    if not (PASSTHROUGH_ENV / "bin" / "granian").exists():  # it comes last: one that was broken off is made anew
+        subprocess.run([str(UV), "venv", "-q", "--clear", "--python", sys.executable, str(PASSTHROUGH_ENV)], check=True)
         packages = ["granian==2.8.7", "aiohttp==3.14.5", "uvloop==0.23.0"]
         subprocess.run([str(UV), "pip", "install", "-q", "--python", str(python), *packages], check=True)
     upstream = f"{upstream_url}/v1/chat/completions"

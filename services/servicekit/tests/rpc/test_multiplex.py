@@ -326,6 +326,23 @@ async def test_the_short_way_is_as_narrow_as_the_other_for_a_slow_reader() -> No
     assert [int(response.served.version) for response in taken] == list(range(1, 1001))
 
 
+async def test_what_has_piled_up_goes_the_short_way_too() -> None:
+    house, behind = House(), False
+    yielded: list[int] = []
+
+    def take(_: inference.GenerateResponse) -> bool:
+        return behind
+
+    async with house.channel() as channel:
+        generate = inference_grpc.InferenceServiceStub(channel.grpc).Generate
+        with caller():
+            async for response in channel.stream(generate, inference.GenerateRequest(), take=take):
+                yielded.append(int(response.served.version))
+                assert await embed(channel, "f"), "by now there is more"
+                behind = True
+    assert yielded == [1]
+
+
 async def test_what_cannot_be_read_is_the_iterations_affair() -> None:
     house, taking = House(), Taking(1)
     async with house.channel() as channel:

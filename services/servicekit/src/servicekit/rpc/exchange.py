@@ -109,14 +109,17 @@ class Exchange:
     async def stream(self, call: Outgoing, take: Take | None = None) -> AsyncGenerator[bytes, None]:
         """Yield the responses as they come; errors are those of `call`, and leaving cancels the call.
 
-        `take` must not raise; what it takes never comes to the iteration, which costs many times as much.
+        `take` must not raise; what it takes never comes to the iteration, which costs many times as much. It is offered
+        what has piled up, too: a loop that is behind would otherwise go the dear way, and stay behind.
         """
         number, waiting = self._begin(call, take)
         try:
             while True:
                 while waiting.responses:
+                    response = waiting.responses.popleft()
                     self._count(number, waiting)
-                    yield waiting.responses.popleft()
+                    if take is None or not take(response):
+                        yield response
                 if waiting.ended:
                     break
                 await waiting.more()
