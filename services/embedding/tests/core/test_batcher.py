@@ -49,6 +49,24 @@ async def test_no_more_batches_at_once_than_allowed_and_none_too_large() -> None
     assert sorted(map(len, encoder.batches)) == [2, 4, 4, 4, 4, 4]
 
 
+async def test_the_next_batch_is_at_the_encoder_before_the_last_one_is_handed_out() -> None:
+    encoder = FakeEncoder(held=True)
+    async with running(encoder, concurrent=1) as embedder:
+
+        async def seen() -> int:
+            await embedder.embed("", ["first"])
+            return len(encoder.batches)
+
+        first = start(seen())
+        await eventually(lambda: encoder.running == 1)
+        second = start(embedder.embed("", ["second"]))
+        await asyncio.sleep(0)
+        encoder.release_all()
+        assert await first == 2
+        await second
+    assert encoder.most_running == 1
+
+
 async def test_a_failure_reaches_exactly_the_callers_in_the_batch() -> None:
     encoder = FakeEncoder(held=True)
     async with running(encoder) as embedder:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from servicekit.rpc.outbox import PATIENCE_S, Outbox
 from servicekit.testing import eventually
 
@@ -22,9 +23,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def sending() -> AsyncIterator[tuple[Outbox, Wire]]:
+async def sending(calls: int = 1) -> AsyncIterator[tuple[Outbox, Wire]]:
     wire = Wire()
-    outbox = Outbox(wire.write, list)
+    outbox = Outbox(wire.write, list, lambda: calls)
     task = asyncio.create_task(outbox.send())
     try:
         yield outbox, wire
@@ -65,3 +66,15 @@ async def test_a_patient_item_that_comes_while_a_message_is_written_is_not_forgo
         wire.open.set()
         await eventually(lambda: wire.messages == [["a"], ["credit"]])
         await outbox.empty()
+
+
+@pytest.mark.parametrize(("calls", "messages"), [(1, [["a"], ["b"], ["c"]]), (32, [["a"], ["b", "c"]])])
+async def test_on_a_busy_stream_an_item_waits_for_those_of_other_calls(calls: int, messages: list[list[str]]) -> None:
+    async with sending(calls) as (outbox, wire):
+        for item in "abc":
+            outbox.put(item, 1)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await outbox.empty()
+    assert wire.messages == messages

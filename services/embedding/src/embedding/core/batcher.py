@@ -36,6 +36,7 @@ class _Batch:
     fingerprint: Fingerprint
     leader: Waiter
     task: asyncio.Task[None] | None = field(default=None)
+    has_slot: bool = True
 
 
 class Batcher:
@@ -54,6 +55,7 @@ class Batcher:
         self._free = limits.concurrent
         self._wake = asyncio.Event()
         self._underway: dict[Flight, _Batch] = {}
+        self._tasks = asyncio.TaskGroup()
 
     def submit(self, flights: Sequence[Flight]) -> None:
         """Queue the flights of one request. Raises QueueFull, having queued none."""
@@ -77,16 +79,16 @@ class Batcher:
     async def run(self) -> None:
         """Send batches until cancelled; whoever still waits then is told that the service is draining."""
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with self._tasks:
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
-                    self._depart(tasks)
+                    self._depart()
         finally:
             for flight in itertools.chain.from_iterable(iter(lambda: self._queue.take(self._limits.batch), [])):
                 flight.fail(_draining())
 
-    def _depart(self, tasks: asyncio.TaskGroup) -> None:
+    def _depart(self) -> None:
         while self._free and (flights := self._queue.take(self._limits.batch)):
             # Flights of another fingerprint, queued before it changed, go by themselves.
             fingerprint = flights[0].fingerprint
@@ -96,7 +98,7 @@ class Batcher:
             batch = _Batch(same, fingerprint, max(waiters, key=lambda waiter: waiter.deadline_s))
             self._free -= 1
             self._underway |= dict.fromkeys(same, batch)
-            batch.task = tasks.create_task(self._encode(batch), context=batch.leader.context.copy())
+            batch.task = self._tasks.create_task(self._encode(batch), context=batch.leader.context.copy())
             batch.task.add_done_callback(functools.partial(self._arrived, batch))
 
     async def _encode(self, batch: _Batch) -> None:
@@ -114,6 +116,9 @@ class Batcher:
                 vectors = await self._encoder.encode(
                     [flight.tokens for flight in flights], batch.fingerprint.dimensions
                 )
+            self._free_slot(batch)
+            self._depart()
+            await asyncio.sleep(0)  # the next batch goes out first: the encoder must not wait while answers are written
             for flight, vector in zip(flights, vectors, strict=True):
                 flight.land(vector)
         except Exception as error:  # noqa: BLE001  not handled here: it is raised in every caller that waits
@@ -126,8 +131,13 @@ class Batcher:
             del self._underway[flight]
             if task.cancelled():
                 flight.fail(_draining())
-        self._free += 1
+        self._free_slot(batch)
         self._wake.set()
+
+    def _free_slot(self, batch: _Batch) -> None:
+        if batch.has_slot:
+            batch.has_slot = False
+            self._free += 1
 
 
 def _draining() -> Unavailable:

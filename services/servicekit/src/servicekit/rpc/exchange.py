@@ -86,7 +86,7 @@ class Exchange:
         self._waiting: dict[int, _Waiting] = {}
         opened: Any = pb_grpc.MultiplexServiceStub(channel).Exchange
         self._call = opened()
-        self._outbox = Outbox(self._call.write, _requests)
+        self._outbox = Outbox(self._call.write, _requests, lambda: len(self._waiting))
         self._idle = asyncio.Event()
         self._idle.set()
         nobody = Context()  # the stream serves every caller: it must not carry the first one's identity or span along

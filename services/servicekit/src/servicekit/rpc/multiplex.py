@@ -33,8 +33,9 @@ class Multiplex(pb_grpc.MultiplexServiceServicer):
         """Serve one caller's stream until he ends it and everything is answered, or until it breaks."""
         await context.send_initial_metadata((LISTENING,))
         async with asyncio.TaskGroup() as tasks:
-            outbox = Outbox(context.write, _responses)
-            stream = _Stream(self._find, tasks, outbox)
+            running: dict[int, asyncio.Task[None]] = {}
+            outbox = Outbox(context.write, _responses, lambda: len(running))
+            stream = _Stream(self._find, tasks, outbox, running)
             self._streams.add(stream)
             sender = tasks.create_task(outbox.send())
             try:
@@ -58,11 +59,13 @@ class Multiplex(pb_grpc.MultiplexServiceServicer):
 class _Stream:
     """The calls of one caller."""
 
-    def __init__(self, find: Find, tasks: asyncio.TaskGroup, outbox: Outbox) -> None:
+    def __init__(
+        self, find: Find, tasks: asyncio.TaskGroup, outbox: Outbox, running: dict[int, asyncio.Task[None]]
+    ) -> None:
         self._find = find
         self._tasks = tasks
         self._outbox = outbox
-        self._running: dict[int, asyncio.Task[None]] = {}
+        self._running = running
         self._credits: dict[int, Window] = {}
 
     def take(self, request: pb.ExchangeRequest) -> None:

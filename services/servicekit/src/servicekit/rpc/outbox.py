@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-BUSY_S: Final = 0.0005
-GATHERING_S: Final = 0.001
+PER_CALL_S: Final = 0.00006
+SHORTEST_S: Final = 0.0005
+LONGEST_S: Final = 0.002
 PATIENCE_S: Final = 0.008
 LARGEST_BATCH_BYTES: Final = 1024 * 1024
 """A message is closed at this size; only a single larger item exceeds it."""
@@ -16,9 +17,13 @@ LARGEST_BATCH_BYTES: Final = 1024 * 1024
 class Outbox:
     """Collects items and writes them in batches, in order."""
 
-    def __init__(self, write: Callable[[Any], Awaitable[None]], pack: Callable[[list[Any]], Any]) -> None:
+    def __init__(
+        self, write: Callable[[Any], Awaitable[None]], pack: Callable[[list[Any]], Any], calls: Callable[[], int]
+    ) -> None:
+        """Take what writes a message, what makes one of items, and what tells how many calls the stream carries now."""
         self._write = write
         self._pack = pack
+        self._calls = calls
         self._items: deque[tuple[Any, int]] = deque()
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -47,14 +52,16 @@ class Outbox:
     async def send(self) -> None:
         """Write what comes, until cancelled or until the stream breaks.
 
-        On a stream that is busy an item waits a moment for others: a message costs as much as the work on a short item.
+        On a stream that is busy an item waits a moment for others, the longer the more calls there are to wait for: a
+        message costs as much as the work on a short item.
         """
         written_s = 0.0
         while True:
             await self._filled.wait()
             while self._items:
-                if time.monotonic() - written_s < BUSY_S:
-                    await asyncio.sleep(GATHERING_S)
+                wait_s = min(self._calls() * PER_CALL_S, LONGEST_S)
+                if wait_s >= SHORTEST_S and time.monotonic() - written_s < wait_s:
+                    await asyncio.sleep(wait_s)
                 await self._write(self._pack(self._batch()))
                 written_s = time.monotonic()
             self._urgent = False
