@@ -196,6 +196,7 @@ class FakeTriton(oip_grpc.GRPCInferenceServiceServicer):
         self.requests: list[Any] = []
         self.metadata: list[dict[str, Any]] = []
         self.hang = False
+        self.hanging = asyncio.Event()
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.gone = asyncio.Event()
 
@@ -233,6 +234,7 @@ class FakeTriton(oip_grpc.GRPCInferenceServiceServicer):
             await self._hang()
 
     async def _hang(self) -> None:
+        self.hanging.set()
         try:
             await asyncio.Event().wait()
         finally:

@@ -203,6 +203,7 @@ async def test_closing_an_answer_cancels_the_stream() -> None:
     async with connected(triton) as server:
         async with aclosing(TritonGenerator(server, "there", "chat", plain).generate(ORDER, 5.0)) as events:
             assert (await anext(events)).served == Served("1")
+            await triton.hanging.wait()  # gRPC lets go of one that is still sending without closing it
         await asyncio.wait_for(triton.gone.wait(), 1.0)
 
 
