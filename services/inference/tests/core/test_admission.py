@@ -1,7 +1,6 @@
 """The queue of a model: how many run, who is next, and who is refused at once."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -280,18 +279,14 @@ def test_a_refusal_is_counted_by_its_reason_and_the_callers_priority() -> None:
     in_virtual_time(story)
 
 
-async def test_a_refusal_takes_less_than_five_milliseconds() -> None:
+async def test_a_refusal_waits_for_nothing() -> None:
     queue = admission(1, 200)
     held = await queue.enter(60.0)
     waiting = [asyncio.ensure_future(queue.enter(60.0)) for _ in range(190)]  # ten places are kept for batch
     await eventually(lambda: queue.waiting == 190)
-    took_s = []
     for _ in range(200):
-        began_s = time.perf_counter()
         with pytest.raises(Unavailable):
-            await queue.enter(60.0)
-        took_s.append(time.perf_counter() - began_s)
-    assert sorted(took_s)[-3] < 0.005
+            queue.enter(60.0).send(None)
     queue.drain()
     assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {Unavailable}
     queue.leave(held)

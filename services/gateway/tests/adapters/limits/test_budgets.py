@@ -31,7 +31,9 @@ async def test_what_is_free_is_settled_and_released_under_a_budget(meter: Meter)
     await meter.settle(await meter.reserve(who, "a", Estimate(10, 0)), 10, 0)
     await meter.release(await meter.reserve(who, "b", Estimate(10, 0)))
     await meter.settle(await meter.reserve(who, "c", Estimate(10, 0)), 10, 40)
-    await meter.reserve(who, "d", Estimate(1, 60))
+    await meter.settle(await meter.reserve(who, "d", Estimate(1, 60)), 1, 60)
+    with pytest.raises(BudgetExhausted):
+        await meter.reserve(who, "e", Estimate(1, 1))
 
 
 @pytest.mark.parametrize("period", ["budget_day_nanos", "budget_month_nanos"])
