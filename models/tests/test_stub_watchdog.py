@@ -1,10 +1,21 @@
-"""The watchdog tells a dead backend process from a living and from a properly ended one."""
+"""The watchdog tells a dead backend process from a living and from a properly ended one, and leaves no orphan."""
 
 import os
 import subprocess
+import sys
 import time
+from pathlib import Path
 
-from model_repository.stub_watchdog import dead_stubs
+from model_repository.stub_watchdog import PERIOD_S, dead_stubs
+
+SERVER = """
+import os, subprocess, sys, time
+stub = subprocess.Popen(["sleep", "60"])
+watching = "import os, sys; from model_repository.stub_watchdog import watch; watch(os.getppid(), 'sleep')"
+subprocess.Popen([sys.executable, "-c", watching])
+print(stub.pid, flush=True)
+time.sleep(60)
+"""
 
 
 def test_a_dead_child_counts_until_its_parent_waits_for_it() -> None:
@@ -20,3 +31,17 @@ def test_a_living_child_and_a_dead_one_of_another_name_do_not_count() -> None:
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as living:
         assert living.pid not in dead_stubs(os.getpid(), "cat")
         living.stdin.close()
+
+
+def test_what_a_killed_server_leaves_is_ended() -> None:
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        stub = Path("/proc", server.stdout.readline().strip())
+        time.sleep(2 + PERIOD_S)  # until the watchdog has seen it
+        assert stub.exists()
+        server.kill()
+        server.wait()
+        deadline = time.monotonic() + 10
+        while stub.exists():
+            assert time.monotonic() < deadline, "the backend process stayed"
+            time.sleep(0.05)

@@ -1,9 +1,12 @@
-"""Kills a Triton server that has lost a backend process, so that its supervisor starts a whole one.
+"""Kills a Triton server that has lost a backend process, and the backend processes that have lost their server.
 
 Triton 24.10 neither restarts the process of a Python model that dies nor reports the model unready: it stays "healthy"
-and fails requests for ever. A program of its own, given the server's process id: it imports little and stays small.
+and fails requests for ever; killed, its supervisor starts a whole one. And when it is killed itself, some of its
+backend processes wait for ever for what it will never say, with 100 MB each. A program of its own, given the server's
+process id: it imports little and stays small.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,17 +25,34 @@ def dead_stubs(server: int, stub: str = STUB) -> set[int]:
     return {pid for pid in _children(server) if _name_and_state(pid) == (stub, "Z")}
 
 
-def watch(server: int) -> None:
-    """Watch until the server is gone. An unload leaves a dead process for a moment: only one seen twice counts."""
+class ServerGone(BaseException):
+    """The server has ended."""
+
+
+def watch(server: int, stub: str = STUB) -> None:
+    """Watch until the server is gone, and end what it leaves; SIGUSR1 says that it is.
+
+    An unload leaves a dead process for a moment: only one seen twice counts.
+    """
     before: set[int] = set()
-    while os.getppid() == server:
-        dead = dead_stubs(server)
-        if dead & before:
-            sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
-            os.kill(server, signal.SIGKILL)
-            return
-        before = dead
-        time.sleep(PERIOD_S)
+    stubs: set[int] = set()
+    with contextlib.suppress(ServerGone):
+        while os.getppid() == server:
+            stubs = {pid for pid in _children(server) if _name_and_state(pid)[0] == stub}
+            dead = dead_stubs(server, stub)
+            if dead & before:
+                sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
+                os.kill(server, signal.SIGKILL)
+            before = dead
+            time.sleep(PERIOD_S)
+    for pid in stubs:
+        if _name_and_state(pid)[0] == stub:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _server_gone(*_: object) -> None:
+    raise ServerGone
 
 
 def _children(parent: int) -> list[int]:
@@ -54,5 +74,6 @@ def _name_and_state(pid: int) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGUSR1, _server_gone)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
     watch(int(sys.argv[1]))
