@@ -6,15 +6,25 @@ import sys
 import time
 from pathlib import Path
 
-from model_repository.stub_watchdog import PERIOD_S, dead_stubs
+from model_repository.stub_watchdog import dead_stubs
 
 SERVER = """
-import os, subprocess, sys, time
+import subprocess, sys, time
 stub = subprocess.Popen(["sleep", "60"])
-watching = "import os, sys; from model_repository.stub_watchdog import watch; watch(os.getppid(), 'sleep')"
-subprocess.Popen([sys.executable, "-c", watching])
 print(stub.pid, flush=True)
+subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 time.sleep(60)
+"""
+WATCHING = """
+import os, time, types
+from model_repository import stub_watchdog
+
+def sleep(seconds):
+    print("has looked", flush=True)
+    time.sleep(seconds)
+
+stub_watchdog.time = types.SimpleNamespace(sleep=sleep)
+stub_watchdog.watch(os.getppid(), "sleep")
 """
 
 
@@ -34,10 +44,10 @@ def test_a_living_child_and_a_dead_one_of_another_name_do_not_count() -> None:
 
 
 def test_what_a_killed_server_leaves_is_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([sys.executable, "-c", SERVER, WATCHING], stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         stub = Path("/proc", server.stdout.readline().strip())
-        time.sleep(2 + PERIOD_S)  # until the watchdog has seen it
+        assert server.stdout.readline() == "has looked\n"
         assert stub.exists()
         server.kill()
         server.wait()

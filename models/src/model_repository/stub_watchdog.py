@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 PERIOD_S = 0.5
@@ -22,7 +23,7 @@ STUB = "triton_python_b"
 
 def dead_stubs(server: int, stub: str = STUB) -> set[int]:
     """Return the process ids of backend processes that ended without the server having waited for them."""
-    return {pid for pid in _children(server) if _name_and_state(pid) == (stub, "Z")}
+    return _dead(_stubs(server, stub))
 
 
 class ServerGone(BaseException):
@@ -35,16 +36,17 @@ def watch(server: int, stub: str = STUB) -> None:
     An unload leaves a dead process for a moment: only one seen twice counts.
     """
     before: set[int] = set()
-    stubs: set[int] = set()
+    stubs: dict[int, str] = {}
     with contextlib.suppress(ServerGone):
         while os.getppid() == server:
-            stubs = {pid for pid in _children(server) if _name_and_state(pid)[0] == stub}
-            dead = dead_stubs(server, stub)
+            stubs = _stubs(server, stub)
+            dead = _dead(stubs)
             if dead & before:
                 sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
                 os.kill(server, signal.SIGKILL)
             before = dead
             time.sleep(PERIOD_S)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it may come a moment after it shows in getppid
     for pid in stubs:
         if _name_and_state(pid)[0] == stub:
             with contextlib.suppress(ProcessLookupError):
@@ -53,6 +55,16 @@ def watch(server: int, stub: str = STUB) -> None:
 
 def _server_gone(*_: object) -> None:
     raise ServerGone
+
+
+def _stubs(server: int, stub: str) -> dict[int, str]:
+    """Return the states of the server's backend processes."""
+    found = {pid: _name_and_state(pid) for pid in _children(server)}
+    return {pid: state for pid, (name, state) in found.items() if name == stub}
+
+
+def _dead(stubs: Mapping[int, str]) -> set[int]:
+    return {pid for pid, state in stubs.items() if state == "Z"}
 
 
 def _children(parent: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The server's side of many calls over one stream: takes calls in, runs each as its own, sends answers as they come."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
@@ -33,18 +33,16 @@ class Multiplex(pb_grpc.MultiplexServiceServicer):
         """Serve one caller's stream until he ends it and everything is answered, or until it breaks."""
         await context.send_initial_metadata((LISTENING,))
         async with asyncio.TaskGroup() as tasks:
-            running: dict[int, asyncio.Task[None]] = {}
-            outbox = Outbox(context.write, _responses, lambda: len(running))
-            stream = _Stream(self._find, tasks, outbox, running)
+            stream = _Stream(self._find, tasks, context.write)
             self._streams.add(stream)
-            sender = tasks.create_task(outbox.send())
+            sender = tasks.create_task(stream.outbox.send())
             try:
                 if self._draining:
                     stream.drain()
                 async for request in requests:
                     stream.take(request)
                 await stream.answered()
-                await outbox.empty()
+                await stream.outbox.empty()
                 sender.cancel()
             finally:
                 self._streams.discard(stream)
@@ -59,13 +57,11 @@ class Multiplex(pb_grpc.MultiplexServiceServicer):
 class _Stream:
     """The calls of one caller."""
 
-    def __init__(
-        self, find: Find, tasks: asyncio.TaskGroup, outbox: Outbox, running: dict[int, asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, find: Find, tasks: asyncio.TaskGroup, write: Callable[[Any], Awaitable[None]]) -> None:
         self._find = find
         self._tasks = tasks
-        self._outbox = outbox
-        self._running = running
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self.outbox = Outbox(write, _responses, lambda: len(self._running))
         self._credits: dict[int, Window] = {}
 
     def take(self, request: pb.ExchangeRequest) -> None:
@@ -83,7 +79,7 @@ class _Stream:
 
     def drain(self) -> None:
         """Tell the caller that this server is stopping."""
-        self._outbox.put(None, 0)
+        self.outbox.put(None, 0)
 
     async def answered(self) -> None:
         """Return when no call runs."""
@@ -96,7 +92,7 @@ class _Stream:
         except CallFailed as failed:
             details = next((value for key, value in failed.trailing if key == DETAILS_KEY), b"")
             end = pb.End(code=failed.code.value[0], message=failed.message, details=details)
-            self._outbox.put(pb.Answer(id=call.id, end=end), len(details))
+            self.outbox.put(pb.Answer(id=call.id, end=end), len(details))
 
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         self._running.pop(number, None)
@@ -109,16 +105,16 @@ class _Stream:
         incoming = Incoming(call.authorization, call.timeout_s or None, call.traceparent or None)
         if not method.handler.response_streaming:
             response = _bytes(method, await method.unary(incoming, call.request))
-            self._outbox.put(pb.Answer(id=call.id, response=response, end=pb.End()), len(response))
+            self.outbox.put(pb.Answer(id=call.id, response=response, end=pb.End()), len(response))
             return
         window = self._credits[call.id] = Window()
-        passage = Passage(call.id, window, method.handler.response_serializer or bytes, self._outbox)
+        passage = Passage(call.id, window, method.handler.response_serializer or bytes, self.outbox)
         async with aclosing(method.stream(incoming, call.request, passage)) as responses:
             async for each in responses:
                 await window.take()
                 response = _bytes(method, each)
-                self._outbox.put((call.id, response), len(response))
-        self._outbox.put(pb.Answer(id=call.id, end=pb.End()), 0)
+                self.outbox.put((call.id, response), len(response))
+        self.outbox.put(pb.Answer(id=call.id, end=pb.End()), 0)
 
 
 def _bytes(method: Method, response: Any) -> bytes:

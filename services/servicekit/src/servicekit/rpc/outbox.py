@@ -9,6 +9,8 @@ from typing import Any, Final
 PER_CALL_S: Final = 0.00006
 SHORTEST_S: Final = 0.0005
 LONGEST_S: Final = 0.002
+"""How long an item waits on a busy stream: for each call under way, up to the longest, and never below the shortest."""
+
 PATIENCE_S: Final = 0.008
 LARGEST_BATCH_BYTES: Final = 1024 * 1024
 """A message is closed at this size; only a single larger item exceeds it."""
