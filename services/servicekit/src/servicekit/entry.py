@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 import uvloop
 from pydantic import ValidationError
 
+from servicekit import memory
 from servicekit.errors import PenstockError
 from servicekit.rpc.server import AddressTaken
 from servicekit.settings import ServiceSettings
@@ -30,6 +31,7 @@ def main(service: str, settings: type[S], run: Callable[[S], Awaitable[None]]) -
             name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
             sys.stderr.write(f"{service}: {name}: {problem['msg']}\n")
         sys.exit(2)
+    memory.keep_freed()
     setup.configure(service, loaded.log_level, loaded.otlp_endpoint, loaded.trace_file, loaded.trace_ratio)
     try:
         if loaded.tls is not None:
