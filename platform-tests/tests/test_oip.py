@@ -79,3 +79,15 @@ async def test_a_wrong_shape_is_the_callers_fault(stack: RunningStack) -> None:
         await client.infer(MODEL, [wrong], headers=headers(stack))
     await client.close()
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+async def test_no_memory_of_the_server_can_be_named(stack: RunningStack) -> None:
+    shared = triton_grpc.InferInput("input_ids", [1, 4], "INT64")
+    shared.set_shared_memory("somebody's", 32)
+    client = triton_grpc.InferenceServerClient(stack.grpc)
+    with pytest.raises(InferenceServerException, match="shared memory is not offered"):
+        await client.infer(MODEL, [shared], headers=headers(stack))
+    with pytest.raises(InferenceServerException) as caught:
+        await client.register_system_shared_memory("mine", "/anything", 32, headers=headers(stack))
+    await client.close()
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"

@@ -57,6 +57,34 @@ def test_refuses_what_is_malformed_or_names_no_model(message: bytes) -> None:
         read_head(message)
 
 
+@pytest.mark.parametrize("tensors", ["inputs", "outputs"])
+@pytest.mark.parametrize("name", ["shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"])
+def test_refuses_tensors_in_shared_memory(tensors: str, name: str) -> None:
+    request = a_request()
+    asked = getattr(request, tensors).add(name="x")
+    asked.parameters["classification"].int64_param = 1
+    asked.parameters[name].string_param = "somebody's"
+    with pytest.raises(InvalidInput, match="shared memory"):
+        read_head(request.SerializeToString())
+
+
+def test_refuses_shared_memory_in_an_entry_with_two_keys() -> None:
+    twice = b"\x0a\x01a" + tag_and_size(1, 20) + b"shared_memory_region"
+    entry = tag_and_size(4, len(twice)) + twice
+    message = a_request().SerializeToString() + tag_and_size(5, len(entry)) + entry
+    assert "shared_memory_region" in oip.ModelInferRequest.FromString(message).inputs[1].parameters
+    with pytest.raises(InvalidInput, match="shared memory"):
+        read_head(message)
+
+
+def test_tensors_may_speak_of_shared_memory() -> None:
+    request = a_request()
+    words = request.inputs.add(name="shared_memory_region", datatype="BYTES", shape=[1])
+    words.contents.bytes_contents.append(b"\x0a\x14shared_memory_region")
+    words.parameters["note"].string_param = "shared_memory_region"
+    assert read_head(request.SerializeToString()).name == "encoder-ü"
+
+
 def test_never_takes_another_name_than_protobuf_does() -> None:
     """Mutated messages: whatever is read is what a backend reads, and anything else is refused."""
     dice, whole, agreed = random.Random(7), a_request().SerializeToString(), 0

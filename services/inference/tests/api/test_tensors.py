@@ -43,6 +43,25 @@ async def test_the_very_bytes_reach_the_backend_and_come_back() -> None:
     assert tensors.requests == [request.SerializeToString()]
 
 
+async def test_no_tensor_lies_in_memory_that_the_caller_names() -> None:
+    tensors = FakeTensors()
+    request = oip.ModelInferRequest(model_name="encoder")
+    request.outputs.add(name="y").parameters["shared_memory_region"].string_param = "another caller's"
+    async with client(tensor_model("encoder", tensors)) as (channel, stub):
+        with pytest.raises(InvalidInput, match="shared memory"):
+            await channel.call(stub.ModelInfer, request)
+
+        async def requests() -> AsyncIterator[bytes]:
+            yield request.SerializeToString()
+
+        stream: Any = channel.grpc
+        with pytest.raises(InvalidInput, match="shared memory"):
+            _ = [
+                each async for each in channel.stream(stream.stream_stream(f"/{SERVICE}/ModelStreamInfer"), requests())
+            ]
+    assert tensors.requests == []
+
+
 SCOPES: list[tuple[Iterable[str], str, type[Exception] | None]] = [
     ({"models"}, "encoder", None),
     ({"models"}, "tensor", None),

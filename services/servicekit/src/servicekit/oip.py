@@ -8,6 +8,10 @@ from servicekit.errors import InvalidInput
 
 NAME, VERSION, ID = 1, 2, 3
 """The fields of every OIP request about a model; a ModelReadyRequest has no id, and only ModelInferRequest needs it."""
+PARAMETERS: Final = {5: 4, 6: 2}
+"""The inputs and outputs of a ModelInferRequest, and where the parameters of each stand in them."""
+SHARED_MEMORY: Final = b"shared_memory_"
+"""With parameters that begin so a tensor lies in memory that somebody has registered at the server."""
 MOST_FIELDS: Final = 10_000
 LONGEST_VARINT: Final = 10
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -26,16 +30,27 @@ def read_head(message: bytes) -> Head:
     """Return the head of a serialised OIP request.
 
     All top-level fields are walked, because of a field sent twice the last one counts: a second name would otherwise
-    reach a model that was never checked. Raises InvalidInput when the message is malformed or names no model.
+    reach a model that was never checked. Raises InvalidInput when the message is malformed, names no model, or wants a
+    tensor read from or written to shared memory, which may be anybody's.
     """
     found: dict[int, bytes] = {}
     for number, start, end in fields(message):
         if number <= ID:
             found[number] = message[start:end]
+        elif number in PARAMETERS and message.find(SHARED_MEMORY, start, end) >= 0:
+            _refuse_shared_memory(message[start:end], PARAMETERS[number])
     name = _text(found.get(NAME, b""), "model_name")
     if not name:
         raise InvalidInput("the request names no model", field="model_name")
     return Head(name, _text(found.get(VERSION, b""), "model_version"), _text(found.get(ID, b""), "id"))
+
+
+def _refuse_shared_memory(tensor: bytes, parameters: int) -> None:
+    """Raise InvalidInput when a parameter is about shared memory; names and contents may hold the word."""
+    for number, start, end in fields(tensor):
+        entry = tensor[start:end] if number == parameters else b""
+        if any(of == 1 and entry.startswith(SHARED_MEMORY, at) for of, at, _ in fields(entry)):
+            raise InvalidInput("shared memory is not offered here", reason="unsupported_parameter")
 
 
 def read_model_name(message: bytes) -> str:
