@@ -23,7 +23,6 @@ from inference.adapters.catalogue_file import (
     read_golden_file,
 )
 from inference.adapters.footprint_file import FootprintFile
-from inference.adapters.glibc import keep_large_blocks
 from inference.adapters.kubernetes import ClusterAccess, KubernetesAddresses
 from inference.adapters.mlflow import MlflowRegistry
 from inference.adapters.model_folder import ModelFolder
@@ -316,7 +315,6 @@ def _read_key(field: str, path: Path) -> str:
 
 def main() -> None:
     """Run the service from the command line."""
-    keep_large_blocks()
     entry.main("inference", Settings, run)
 
 

@@ -8,8 +8,8 @@ from typing import NoReturn, TypeVar
 import uvloop
 from pydantic import ValidationError
 
-from servicekit import memory
 from servicekit.errors import PenstockError
+from servicekit.glibc import keep_large_blocks
 from servicekit.rpc.server import AddressTaken
 from servicekit.settings import ServiceSettings
 from servicekit.telemetry import setup
@@ -31,7 +31,7 @@ def main(service: str, settings: type[S], run: Callable[[S], Awaitable[None]]) -
             name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
             sys.stderr.write(f"{service}: {name}: {problem['msg']}\n")
         sys.exit(2)
-    memory.keep_freed()
+    keep_large_blocks()
     setup.configure(service, loaded.log_level, loaded.otlp_endpoint, loaded.trace_file, loaded.trace_ratio)
     try:
         if loaded.tls is not None:

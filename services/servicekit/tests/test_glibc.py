@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from inference.adapters.glibc import keep_large_blocks
+from servicekit.glibc import keep_large_blocks
 if sys.argv[1] == "keep" and not keep_large_blocks():
     sys.exit(3)
 warm = [bytes(7_000_000) for _ in range(2)]
