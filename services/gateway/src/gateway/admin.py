@@ -1,4 +1,4 @@
-"""Makes, lists, rotates and revokes API keys in the database itself; answers are JSON.
+"""Makes, lists, rotates and revokes API keys in the database itself, and takes its tables back; answers are JSON.
 
 `python -m gateway.admin create --tenant demo`: for the first keys of an installation; the admin API needs one.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 from servicekit.errors import Conflict, NotFound, PenstockError
 
-from gateway.adapters.sql import sqlite_url
+from gateway.adapters.sql import go_back, sqlite_url
 from gateway.adapters.sql_accounts import SqlAccounts
 from gateway.core.accounts import Account
 from gateway.core.administration import Administration
@@ -91,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
     end = commands.add_parser("revoke", help="revoke a key")
     end.add_argument("public_id")
     end.set_defaults(action=revoke)
+    back = commands.add_parser(
+        "go-back", help="take the tables back for an older version; what newer ones added is lost"
+    )
+    back.add_argument("revision", help="the newest migration that the older version has, such as 0003")
+    back.set_defaults(action=None)
     all_keys = commands.add_parser("list", help="show the keys without their secrets")
     all_keys.add_argument("--tenant")
     all_keys.set_defaults(action=show)
@@ -100,7 +105,11 @@ def parser() -> argparse.ArgumentParser:
 async def run(arguments: Sequence[str] | None = None) -> bytes:
     """Do what the command line says; return the answer as JSON. Raises servicekit's errors."""
     asked = parser().parse_args(arguments)
-    async with SqlAccounts.open(_database(asked.database)) as store:
+    database = _database(asked.database)
+    if asked.action is None:  # to open the database would bring its tables up to date
+        await go_back(database, asked.revision)
+        return orjson.dumps({"revision": asked.revision})
+    async with SqlAccounts.open(database) as store:
         return orjson.dumps(await asked.action(store, asked))
 
 

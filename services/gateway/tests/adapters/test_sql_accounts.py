@@ -12,7 +12,7 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from gateway.adapters import sql
-from gateway.adapters.sql import migrate, open_engine, sqlite_url
+from gateway.adapters.sql import go_back, migrate, open_engine, sqlite_url
 from gateway.adapters.sql_accounts import SqlAccounts
 from gateway.adapters.tables import metadata
 from gateway.core.accounts import Limits, Priority
@@ -275,3 +275,26 @@ async def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(databa
     with pytest.raises(UnknownSchema, match="does not know") as refused:
         await migrate(database_url)
     assert "9999" in str(refused.value.__cause__)
+
+
+async def test_the_tables_go_back_step_by_step_and_forward_again(database_url: str) -> None:
+    key, text = new_key()
+    async with SqlAccounts.open(database_url) as store:
+        await store.commit([Write(tenant()), Write(project()), Write(key)], [change("x")])
+    async with open_engine(database_url) as engine:
+        for revision in ("0002", "0001"):
+            await go_back(database_url, revision)
+            async with engine.begin() as connection:
+                found = await connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version"))
+                kept = await connection.execute(sqlalchemy.text("SELECT public_id FROM api_keys"))
+                assert (found.scalars().all(), kept.scalars().all()) == ([revision], [key.public_id])
+    async with SqlAccounts.open(database_url) as store:
+        account = await KeyRing(store).resolve(text)
+    assert (account.tenant, account.key_id) == ("acme", key.public_id)
+
+
+async def test_a_revision_that_is_not_there_is_refused(database_url: str) -> None:
+    await migrate(database_url)
+    with pytest.raises(UnknownSchema):
+        await go_back(database_url, "9999")
+    await migrate(database_url)

@@ -34,6 +34,8 @@ COMMAND_TIMEOUT_S: Final = 5.0
 POOL_SIZE: Final = 5
 NICENESS: Final = 5
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+Move = Callable[[Config], None]
+"""A change of the tables, by alembic's configuration with the connection in it."""
 
 
 class UnknownSchema(Conflict):
@@ -103,16 +105,28 @@ async def open_engine(
 
 async def migrate(url: str, schema: Schema) -> None:
     """Make a SQLite file if it is not there and bring the tables up to date; one process at a time does it."""
+    await _moved(url, schema, lambda config: command.upgrade(config, "head"))
+
+
+async def go_back(url: str, schema: Schema, revision: str) -> None:
+    """Bring the tables back to an older revision, for an older program; what newer ones added is lost, data too.
+
+    Raises Unavailable when the database cannot be reached, and UnknownSchema for a revision that is not before theirs.
+    """
+    await _moved(url, schema, lambda config: command.downgrade(config, revision))
+
+
+async def _moved(url: str, schema: Schema, move: Move) -> None:
     parsed = _parsed(url)
     with schema.translated():
         if parsed.get_backend_name() == "sqlite":
-            await asyncio.to_thread(_migrate_file, Path(parsed.database or ""), schema)
+            await asyncio.to_thread(_move_file, Path(parsed.database or ""), schema, move)
             return
         engine = _engine(parsed, 1)
         try:
             async with engine.begin() as connection:
                 await connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(schema.lock)))
-                await connection.run_sync(_upgrade, schema)
+                await connection.run_sync(_move, schema, move)
         finally:
             await engine.dispose()
 
@@ -140,7 +154,7 @@ def _engine(url: URL, pool_size: int) -> AsyncEngine:
     )
 
 
-def _migrate_file(path: Path, schema: Schema) -> None:
+def _move_file(path: Path, schema: Schema, move: Move) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -150,19 +164,19 @@ def _migrate_file(path: Path, schema: Schema) -> None:
         event.listen(engine, "begin", _begin)
         try:
             with engine.begin() as connection:
-                _upgrade(connection, schema)
+                _move(connection, schema, move)
         finally:
             engine.dispose()
     path.chmod(0o600)
 
 
-def _upgrade(connection: Connection, schema: Schema) -> None:
+def _move(connection: Connection, schema: Schema, move: Move) -> None:
     config = Config()
     config.set_main_option("script_location", str(schema.migrations))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        move(config)
     except CommandError as error:
         raise UnknownSchema("the database is of a version that this program does not know") from error
 

@@ -8,7 +8,7 @@ from servicekit import sql
 from servicekit.sql import POOL_SIZE, Pace, Schema, sqlite_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ["Pace", "migrate", "open_engine", "sqlite_url", "translated"]
+__all__ = ["Pace", "go_back", "migrate", "open_engine", "sqlite_url", "translated"]
 
 SCHEMA: Final = Schema(
     Path(__file__).parent / "migrations", 0x50454E53, "the key store cannot be used", "key_store_failed"
@@ -26,3 +26,8 @@ def open_engine(
 async def migrate(url: str) -> None:
     """Bring the gateway's tables up to date."""
     await sql.migrate(url, SCHEMA)
+
+
+async def go_back(url: str, revision: str) -> None:
+    """Bring the gateway's tables back to an older revision: see `servicekit.sql.go_back`."""
+    await sql.go_back(url, SCHEMA, revision)
