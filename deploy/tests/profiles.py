@@ -14,7 +14,7 @@ LLM = {
     "models": ["chat"],
     "store": {"type": "pvc", "claim": "models"},
 }
-CPU = {"name": "cpu", "models": ["minilm-l6", "extractive-reader"]}
+CPU = {"name": "cpu", "models": ["minilm-l6", "extractive-reader", "passage-ranker"]}
 SCALED = {"minReplicas": 0, "maxReplicas": 4, "queueWaitSeconds": 0.5, "cooldownSeconds": 300, "fallbackReplicas": 1}
 TLS = {"enabled": True, "existingSecret": "penstock-tls"}
 

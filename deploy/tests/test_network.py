@@ -54,7 +54,8 @@ def test_stores_are_reached_by_their_users_alone_and_only_where_they_are_used() 
 
     assert users("production", 5432) == {"gateway", "inference"}
     assert users("production", 6379) == {"gateway"}
-    assert users("cpu", 5432) == users("cpu", 6379) == set()
+    assert users("production", 19530) == {"vector-search"}
+    assert users("cpu", 5432) == users("cpu", 6379) == users("cpu", 19530) == set()
     assert users("production", 6443) == {"inference"}
     assert users("production", 443) == {"gateway", "inference", "pool-llm-store"}
 

@@ -103,7 +103,7 @@ def test_the_server_loads_the_models_that_the_pool_names_and_its_readiness_asks_
     assert "command" not in bundled, "the image begins with an init process"
     assert bundled["args"][:3] == ["-m", "model_repository", "serve"]
     assert bundled["args"][bundled["args"].index("--address") + 1] == "0.0.0.0"
-    assert bundled["args"][-3:] == ["--load", "minilm-l6", "extractive-reader"]
+    assert bundled["args"][-4:] == ["--load", "minilm-l6", "extractive-reader", "passage-ranker"]
 
 
 def test_models_are_looked_for_before_the_server_starts_wherever_they_may_be_missing() -> None:
@@ -144,7 +144,10 @@ def test_a_scaled_pool_follows_the_waits_of_its_own_models() -> None:
     for each in rendered("production"):
         if each["kind"] == "Deployment" and each["metadata"]["name"] in scaled:
             assert "replicas" not in each["spec"]
-    assert 'model=~"minilm-l6|extractive-reader"' in scaled["penstock-pool-cpu"]["triggers"][0]["metadata"]["query"]
+    assert (
+        'model=~"minilm-l6|extractive-reader|passage-ranker"'
+        in scaled["penstock-pool-cpu"]["triggers"][0]["metadata"]["query"]
+    )
 
 
 def test_an_hpa_is_the_other_way() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from vector_search.adapters.milvus import MilvusIndex
+from vector_search.adapters.milvus import MilvusLite
 from vector_search.adapters.sqlite import SqliteLog
 from vector_search.core.sized import Limits, SizedIndex
 from vector_search_fakes import ENCODER, entry_of, question_of, running
@@ -18,7 +18,7 @@ WRITE_FOR_EVER = """
 import asyncio, sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from vector_search.adapters.milvus import MilvusIndex
+from vector_search.adapters.milvus import MilvusLite
 from vector_search.adapters.sqlite import SqliteLog
 spec = spec_from_file_location("vector_search_fakes", sys.argv[2])
 fakes = module_from_spec(spec)
@@ -35,7 +35,7 @@ async def write(store, lane):
 
 async def main():
     folder = Path(sys.argv[1])
-    with SqliteLog(folder / "log.sqlite") as log, MilvusIndex(folder / "index.db") as index:
+    with SqliteLog(folder / "log.sqlite") as log, MilvusLite(folder / "index.db") as index:
         async with fakes.running(log, index) as made:
             await asyncio.gather(*(write(made.store, lane) for lane in range(8)))
 
@@ -60,7 +60,7 @@ def killed_while_writing(folder: Path, acknowledgements: int) -> dict[str, int]:
 
 async def everything_is_there(folder: Path, acknowledged: dict[str, int], rows: int) -> None:
     """Search in memory or, with 0 rows there, in Milvus."""
-    with SqliteLog(folder / "log.sqlite") as log, MilvusIndex(folder / "index.db") as index:
+    with SqliteLog(folder / "log.sqlite") as log, MilvusLite(folder / "index.db") as index:
         async with running(log, SizedIndex(index, log, Limits(rows, 1_000_000))) as made:
             base = made.store.get("acme", "kb")
             assert len(index.rows(base.number)) == base.chunk_count

@@ -19,7 +19,7 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start(folder: Path, address: str) -> subprocess.Popen[str]:
+def start(folder: Path, address: str, **more: str) -> subprocess.Popen[str]:
     key = folder / "key.pem"
     key.write_bytes(PUBLIC_KEY_PEM)
     settings = {
@@ -28,7 +28,7 @@ def start(folder: Path, address: str) -> subprocess.Popen[str]:
         "VECTOR_SEARCH_DATA_DIR": str(folder / "data"),
         "VECTOR_SEARCH_IDENTITY_PUBLIC_KEY_FILE": str(key),
     }
-    environment = {"PATH": os.defpath, **settings}
+    environment = {"PATH": os.defpath, **settings, **more}
     return subprocess.Popen(
         [sys.executable, "-m", "vector_search.main"], env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -61,3 +61,13 @@ async def test_serves_and_a_second_owner_is_refused_by_name(tmp_path: Path) -> N
             assert first.returncode == 0
         finally:
             first.kill()
+
+
+def test_a_milvus_that_is_not_there_ends_the_start_in_one_line(tmp_path: Path) -> None:
+    with start(tmp_path, free_address(), VECTOR_SEARCH_MILVUS_URL="http://root:secret-word@127.0.0.1:1") as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    said = errors.strip().splitlines()[-1]
+    assert said.startswith("vector-search: Milvus at http://127.0.0.1:1 cannot be used")
+    assert "secret-word" not in errors
+    assert "Traceback" not in errors

@@ -39,7 +39,7 @@ class ProcessEntry(BaseModel):
     ready: Ready
     live: Ready
     calls: list[str] = []
-    stores: dict[Literal["database", "redis"], str] = {}
+    stores: dict[Literal["database", "redis", "milvus"], str] = {}
     keeps: Literal["always", "embedded"] | None = None
     copies: Literal["one", "many"] = "many"
     outside: bool = False

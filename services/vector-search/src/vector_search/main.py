@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from servicekit import entry
 from servicekit.rpc import serve
 
-from vector_search.adapters.owner import OwnedByAnother, owning
+from vector_search.adapters.owner import OwnedByAnother, name_of, owning
 from vector_search.adapters.sqlite import SqliteLog
 from vector_search.api.servicer import vector_search_api
 from vector_search.core.chunk_cache import ChunkCache
@@ -24,11 +24,14 @@ async def run(settings: Settings) -> None:
     with ExitStack() as opened:
         opened.enter_context(owning(settings.data_dir))
         # pymilvus takes over 2 s to import, and a second owner has to be told at once.
-        from vector_search.adapters.milvus import MilvusIndex  # noqa: PLC0415
+        from vector_search.adapters.milvus import MilvusLite, MilvusServer  # noqa: PLC0415
 
         log = opened.enter_context(SqliteLog(settings.data_dir / "log.sqlite"))
-        milvus = opened.enter_context(MilvusIndex(settings.data_dir / "index.db"))
-        index = SizedIndex(milvus, log, Limits(settings.exact_rows, settings.exact_bytes))
+        server = settings.milvus_url.get_secret_value()
+        milvus = (
+            MilvusServer(server, name_of(settings.data_dir)) if server else MilvusLite(settings.data_dir / "index.db")
+        )
+        index = SizedIndex(opened.enter_context(milvus), log, Limits(settings.exact_rows, settings.exact_bytes))
         readers = opened.enter_context(ThreadPoolExecutor(settings.search_threads, "reader"))
         library = Library()
         writer = Writer(library, log, index)

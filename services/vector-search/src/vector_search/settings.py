@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 from servicekit.settings import Address, ServiceSettings
 
@@ -16,6 +16,10 @@ class Settings(ServiceSettings):
     metrics_address: Address = "127.0.0.1:9085"
     data_dir: Path = Field(
         Path(".penstock/data/vector-search"), description="directory of the log and of the index; one process owns it"
+    )
+    milvus_url: SecretStr = Field(
+        SecretStr(""),
+        description="a Milvus server in place of Milvus Lite in data_dir: http(s)://[USER:PASSWORD@]HOST:PORT[/DATABASE]",
     )
     search_threads: int = Field(2, ge=1, le=16, description="threads that search and read the log")
     exact_rows: int = Field(

@@ -1,11 +1,18 @@
-"""The dense index's promises, kept by Milvus Lite, in memory and by the fake alike."""
+"""The dense index's promises, kept by Milvus Lite, a Milvus server, in memory and by the fake alike.
 
+The server is the one that PENSTOCK_TEST_MILVUS names, such as http://127.0.0.1:19530.
+"""
+
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from vector_search.adapters.milvus import MilvusIndex
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from servicekit.errors import InvalidInput, Unavailable
+from vector_search.adapters.milvus import ROWS_LISTED_AT_ONCE, MilvusLite, MilvusServer
 from vector_search.core.exact import ExactIndex
 from vector_search.core.ports import DenseIndex, Selection
 from vector_search_fakes import DIMENSIONS, FakeDenseIndex
@@ -16,7 +23,28 @@ VECTORS /= np.linalg.norm(VECTORS, axis=1, keepdims=True)
 PASSAGES = [(row, row // 3) for row in range(1, ROWS + 1)]
 
 
-@pytest.fixture(params=["milvus", "exact", "fake"])
+class Servers(BaseSettings):
+    """Real servers that tests may use: PENSTOCK_TEST_MILVUS is the URL of a Milvus server."""
+
+    model_config = SettingsConfigDict(env_prefix="PENSTOCK_TEST_")
+    milvus: str = ""
+
+
+@contextmanager
+def on_a_server() -> Iterator[MilvusServer]:
+    """Yield an index of an installation of its own on the server, and remove what it made there."""
+    url = Servers().milvus
+    if not url:
+        pytest.skip("PENSTOCK_TEST_MILVUS names no server")
+    with MilvusServer(url, os.urandom(8).hex()) as opened:
+        try:
+            yield opened
+        finally:
+            for base in opened.bases():
+                opened.drop(base)
+
+
+@pytest.fixture(params=["lite", "server", "exact", "fake"])
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseIndex]:
     if request.param == "fake":
         yield FakeDenseIndex()
@@ -24,7 +52,7 @@ def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DenseIndex
     if request.param == "exact":
         yield ExactIndex()
         return
-    with MilvusIndex(tmp_path / "index.db") as opened:
+    with MilvusLite(tmp_path / "index.db") if request.param == "lite" else on_a_server() as opened:
         yield opened
 
 
@@ -79,10 +107,10 @@ def test_a_row_added_again_is_there_once(index: DenseIndex) -> None:
 
 
 def test_milvus_can_be_searched_after_a_restart(tmp_path: Path) -> None:
-    with MilvusIndex(tmp_path / "index.db") as index:
+    with MilvusLite(tmp_path / "index.db") as index:
         index.create(1, DIMENSIONS)
         index.add(1, PASSAGES, VECTORS)
-    with MilvusIndex(tmp_path / "index.db") as index:
+    with MilvusLite(tmp_path / "index.db") as index:
         index.create(1, DIMENSIONS)
         assert index.rows(1) == {row for row, _ in PASSAGES}
         assert index.search(1, VECTORS[:1], 1, None)[0][0][0] == 1
@@ -92,7 +120,7 @@ def test_memory_answers_what_milvus_answers(tmp_path: Path) -> None:
     """The same rows with scores within 1e-5, for vectors that are a little off length 1, alone and many together."""
     exact = ExactIndex()
     off = VECTORS * np.linspace(0.991, 1.009, ROWS, dtype=np.float32)[:, np.newaxis]
-    with MilvusIndex(tmp_path / "index.db") as milvus:
+    with MilvusLite(tmp_path / "index.db") as milvus:
         for index in (milvus, exact):
             index.create(1, DIMENSIONS)
             index.add(1, PASSAGES[:200], off[:200])
@@ -105,3 +133,36 @@ def test_memory_answers_what_milvus_answers(tmp_path: Path) -> None:
                 for theirs, ours in answers:
                     assert [row for row, _ in ours] == [row for row, _ in theirs]
                     assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], abs=1e-5)
+
+
+def test_two_installations_on_a_server_do_not_see_each_other() -> None:
+    with on_a_server() as ours, on_a_server() as theirs:
+        ours.create(1, DIMENSIONS)
+        ours.add(1, PASSAGES[:5], VECTORS[:5])
+        assert theirs.bases() == set()
+        theirs.create(1, DIMENSIONS)
+        theirs.drop(1)
+        assert ours.rows(1) == {1, 2, 3, 4, 5}
+
+
+def test_a_server_lists_every_row_of_a_large_base() -> None:
+    count = 2 * ROWS_LISTED_AT_ONCE + 500
+    vectors = np.random.default_rng(8).normal(size=(count, DIMENSIONS)).astype(np.float32)
+    with on_a_server() as index:
+        index.create(1, DIMENSIONS)
+        index.add(1, [(row, row) for row in range(1, count + 1)], vectors)
+        index.remove(1, range(5, 15))
+        assert index.rows(1) == set(range(1, count + 1)) - set(range(5, 15))
+
+
+def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
+    server = MilvusServer("http://root:secret-word@127.0.0.1:1/ours", "x")
+    with pytest.raises(Unavailable, match=r"Milvus at http://127\.0\.0\.1:1 cannot be used") as caught:
+        server.__enter__()
+    assert "secret-word" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_another_kind_of_address_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="HOST:PORT") as caught:
+        MilvusServer("milvus:secret-word", "x")
+    assert "secret-word" not in str(caught.value)

@@ -11,7 +11,7 @@ from penstock.vector_search.v1 import vector_search_pb2_grpc as pb_grpc
 from servicekit.errors import Conflict, Forbidden, InvalidInput, NotFound
 from servicekit.rpc import Channel
 from servicekit.testing import caller, serving
-from vector_search.adapters.milvus import MilvusIndex
+from vector_search.adapters.milvus import MilvusLite
 from vector_search.adapters.sqlite import SqliteLog
 from vector_search.api.servicer import vector_search_api
 from vector_search.core.sized import Limits, SizedIndex
@@ -34,7 +34,7 @@ class Client:
 
 @pytest.fixture(params=[0, 1_000], ids=["milvus", "memory"])
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Client]:
-    with SqliteLog(tmp_path / "log.sqlite") as log, MilvusIndex(tmp_path / "index.db") as index:
+    with SqliteLog(tmp_path / "log.sqlite") as log, MilvusLite(tmp_path / "index.db") as index:
         async with (
             running(log, SizedIndex(index, log, Limits(request.param, 1_000_000))) as made,
             serving(vector_search_api(made.store)) as address,

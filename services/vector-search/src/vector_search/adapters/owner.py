@@ -1,8 +1,9 @@
-"""One process owns a data directory; another one that wants it is told who does."""
+"""One process owns a data directory, which has a name; another one that wants it is told who does."""
 
 import fcntl
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,16 @@ def owning(directory: Path) -> Iterator[None]:
         file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         file.flush()
         yield
+
+
+def name_of(directory: Path) -> str:
+    """Return what tells this directory from every other, 16 hexadecimal digits, made at first by its owner."""
+    file = directory / "name"
+    if not file.exists():
+        part = file.with_suffix(".part")
+        part.write_text(secrets.token_hex(8), "ascii")
+        part.replace(file)
+    return file.read_text("ascii")
 
 
 def _named(content: str) -> str:
