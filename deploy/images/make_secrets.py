@@ -53,9 +53,9 @@ def pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def certify(names: list[str], days: int, issuer: Pair | None) -> Pair:
+def certify(names: list[str], days: int, issuer: Pair | None, now: datetime) -> Pair:
     """Return a new key with its certificate for some names; the authority's own where there is no issuer."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     signer, parent = (key, subject) if issuer is None else (issuer[0], issuer[1].subject)
     known = [x509.DNSName(name) for name in names]
@@ -74,11 +74,11 @@ def certify(names: list[str], days: int, issuer: Pair | None) -> Pair:
     return key, made.sign(signer, SHA256())
 
 
-def authority(folder: Path) -> Pair:
+def authority(folder: Path, now: datetime) -> Pair:
     """Return the authority that certifies the services, made at first."""
     key_file, file = folder / "authority.key", folder / "authority.crt"
     if not (key_file.exists() and file.exists()):
-        key, certificate = certify(["Penstock authority"], AUTHORITY_DAYS, None)
+        key, certificate = certify(["Penstock authority"], AUTHORITY_DAYS, None, now)
         write(key_file, pem(key))
         write(file, certificate.public_bytes(Encoding.PEM))
     key = load_pem_private_key(key_file.read_bytes(), None)
@@ -86,19 +86,19 @@ def authority(folder: Path) -> Pair:
     return key, x509.load_pem_x509_certificate(file.read_bytes())
 
 
-def ends_soon(file: Path) -> bool:
+def ends_soon(file: Path, now: datetime) -> bool:
     """Return whether a certificate is missing, unreadable or about to end."""
     try:
         end = x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
         return True
-    return end < datetime.now(UTC) + timedelta(days=RENEWED_DAYS_BEFORE_END)
+    return end < now + timedelta(days=RENEWED_DAYS_BEFORE_END)
 
 
-def issue(folder: Path, service: str, issuer: Pair) -> None:
+def issue(folder: Path, service: str, issuer: Pair, now: datetime) -> None:
     """Write a new certificate of a service; the key last, as the files are read when one of them changes."""
     names = [service, f"{service}-2", "localhost"]
-    key, certificate = certify(names, CERTIFICATE_DAYS, issuer)
+    key, certificate = certify(names, CERTIFICATE_DAYS, issuer, now)
     write(folder / "ca.crt", issuer[1].public_bytes(Encoding.PEM), 0o444)
     write(folder / "tls.crt", certificate.public_bytes(Encoding.PEM), 0o444)
     write(folder / "tls.key", pem(key))
@@ -121,18 +121,18 @@ def password(kept: Path, name: str) -> str:
     return file.read_text()
 
 
-def make(folder: Path, *, rotate: bool) -> None:
+def make(folder: Path, now: datetime, *, rotate: bool) -> None:
     """Make what is missing."""
     kept = folder / "kept"
     private, public = identity(kept)
-    issuer = authority(kept)
+    issuer = authority(kept, now)
     for service in SERVICES:
         place = folder / service
         for name in ("catalogue", "gateway", "secrets"):  # what is mounted below, and what start.py looks for
             (place / name).mkdir(mode=0o755, parents=True, exist_ok=True)
         write(place / "keys/identity.pub.pem", public, 0o444)
-        if rotate or ends_soon(place / "tls/tls.crt"):
-            issue(place / "tls", service, issuer)
+        if rotate or ends_soon(place / "tls/tls.crt", now):
+            issue(place / "tls", service, issuer, now)
     write(folder / "gateway/keys/identity.pem", private)
     for name in DATABASES:
         secret = password(kept, f"postgres-{name}")
@@ -148,4 +148,4 @@ def make(folder: Path, *, rotate: bool) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), rotate=sys.argv[2:] == ["rotate"])
+    make(Path(sys.argv[1]), datetime.now(UTC), rotate=sys.argv[2:] == ["rotate"])

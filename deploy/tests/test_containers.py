@@ -1,13 +1,19 @@
 """The programs inside the images: what a container needs is made or named, and backups are whole or refused."""
 
 import stat
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from deploy.images import archive, make_secrets, start
+
+NOW = datetime.now(UTC)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -43,10 +49,34 @@ def test_a_second_copy_does_not_start_without_shared_stores(tmp_path: Path) -> N
         start.prepare(environment(PENSTOCK_REFUSAL="the profile scale needs --env-file scale.env"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("limit", "refused"), [("67108864", True), (str(512 * 2**20), False), ("max", False), (str(2**63 - 4096), False)]
+)
+def test_a_memory_limit_that_cannot_hold_the_service_is_refused(tmp_path: Path, limit: str, refused: bool) -> None:
+    (tmp_path / "memory.max").write_text(limit + "\n")
+    with (
+        pytest.raises(start.BadStart, match=r"limit is 64 MiB, and gateway needs \d+ MiB") if refused else nullcontext()
+    ):
+        start.check_memory("gateway", [tmp_path / "none", tmp_path / "memory.max"])
+
+
+def test_every_service_has_a_least_memory_and_every_limit_is_above_it() -> None:
+    limits = {name: each["mem_limit"] for name, each in compose_services().items() if "mem_limit" in each}
+    assert set(start.LEAST_MIB) == set(make_secrets.SERVICES)
+    for name, least in start.LEAST_MIB.items():
+        default = limits[name].rpartition(":-")[2].rstrip("}")
+        assert default.endswith("m")
+        assert int(default[:-1]) >= 3 * least
+
+
+def compose_services() -> dict[str, Any]:
+    return dict(yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text("utf-8"))["services"])
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     (tmp_path / "redis-data").mkdir()
-    make_secrets.make(tmp_path, rotate=False)
+    make_secrets.make(tmp_path, NOW, rotate=False)
     return tmp_path
 
 
@@ -56,13 +86,13 @@ def content(folder: Path, names: str = "*") -> dict[Path, bytes]:
 
 def test_secrets_are_made_once(made: Path) -> None:
     before = content(made)
-    make_secrets.make(made, rotate=False)
+    make_secrets.make(made, NOW, rotate=False)
     assert content(made) == before
 
 
 def test_rotating_changes_certificates_and_nothing_else(made: Path) -> None:
     before = content(made)
-    make_secrets.make(made, rotate=True)
+    make_secrets.make(made, NOW, rotate=True)
     changed = {file.name for file, value in content(made).items() if value != before[file]}
     assert changed == {"tls.crt", "tls.key"}
 
@@ -82,7 +112,7 @@ def test_only_the_gateway_can_sign_and_only_setup_can_certify(made: Path) -> Non
 def test_passwords_are_random_and_agree(made: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("other")
     (other / "redis-data").mkdir()
-    make_secrets.make(other, rotate=False)
+    make_secrets.make(other, NOW, rotate=False)
     for name in make_secrets.DATABASES:
         password = (made / "postgres" / f"{name}-password").read_text()
         assert len(password) == 48
@@ -104,8 +134,8 @@ def test_a_damaged_certificate_is_made_anew(made: Path) -> None:
     file = made / "gateway/tls/tls.crt"
     file.chmod(0o600)
     file.write_text("nonsense")
-    make_secrets.make(made, rotate=False)
-    assert not make_secrets.ends_soon(file)
+    make_secrets.make(made, NOW, rotate=False)
+    assert not make_secrets.ends_soon(file, NOW)
 
 
 @pytest.fixture

@@ -38,6 +38,12 @@ def test_a_folder_without_triton_is_refused(tmp_path: Path) -> None:
         start_triton(launch(tmp_path))
 
 
+def test_an_empty_repository_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "model_repository", "serve", "--repository", tmp_path, "--triton-env", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: no model in {tmp_path}\n")
+
+
 def test_everything_listens_on_the_given_address_alone(tmp_path: Path) -> None:
     command = launch(tmp_path, "a", "b").command(Path("/site"), Path("/backends"))
     assert {f"--{name}-address=127.0.0.1" for name in ("grpc", "http", "metrics")} <= set(command)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -61,7 +62,8 @@ def certificate_folder(folder: Path) -> TlsFiles:
         import make_secrets  # noqa: PLC0415  a program of the images, no package
     finally:
         sys.path.remove(str(program))
-    make_secrets.issue(folder, "thing", make_secrets.authority(folder.parent / "kept"))
+    now = datetime.now(UTC)
+    make_secrets.issue(folder, "thing", make_secrets.authority(folder.parent / "kept", now), now)
     return TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
 
 
