@@ -17,6 +17,7 @@ BUF := $(STATE)/tools/buf/node_modules/.bin/buf
 BUF_VERSION := 1.75.0
 MEMBERS := protos models cli $(wildcard services/*)
 MEMBER_FILES := $(addsuffix /pyproject.toml,$(MEMBERS))
+VERSION := $(or $(PENSTOCK_VERSION),0.1.0)
 SERVICES := gateway orchestrator embedding inference vector-search feature-store
 CODE := conftest.py protos/generate.py services models cli deploy platform-tests
 
@@ -75,9 +76,12 @@ chart-test: $(STATE)/stamps/venv ## Run the chart's CPU profile in Docker, pod b
 	@$(RUN)/python -m deploy.trial
 
 # --- contain it ---
-.PHONY: images compose-up compose-down compose-test
+.PHONY: images images-previous compose-up compose-down compose-test
 images: ## Build the images; print of each the size and where its bill of materials is
 	@deploy/images/build $(STATE) $(SERVICES) triton
+
+images-previous: ## Build the images of the release before, which the upgrade is tested from; PENSTOCK_PREVIOUS names a commit
+	@deploy/images/previous $(STATE)/previous $(SERVICES) triton
 
 compose-up: ## Start the containers and make the first keys; PROFILE=scale for the larger installation
 	@deploy/compose/up $(or $(PROFILE),default)
@@ -85,8 +89,10 @@ compose-up: ## Start the containers and make the first keys; PROFILE=scale for t
 compose-down: ## Stop the containers; their volumes stay
 	@deploy/compose/run $(or $(PROFILE),default) down
 
-compose-test: setup images ## Test the containers from outside, both profiles: kills, backup, upgrade (needs a Docker Engine)
+compose-test: setup images images-previous ## Test the containers from outside, both profiles: kills, backup, upgrade (needs a Docker Engine)
 	@for profile in $(or $(PROFILE),default scale); do PENSTOCK_TEST_COMPOSE=$$profile $(RUN)/pytest platform-tests/tests $(PYTEST_ARGS); done
+	@PENSTOCK_TEST_COMPOSE=scale PENSTOCK_TEST_COMPOSE_VERSION=previous PENSTOCK_TEST_COMPOSE_NEXT=$(VERSION) \
+	  PENSTOCK_TEST_COMPOSE_CHECKOUT=$(STATE)/previous/checkout $(RUN)/pytest platform-tests/tests/test_compose_upgrade.py $(PYTEST_ARGS)
 
 # --- measure it ---
 .PHONY: bench eval

@@ -27,7 +27,7 @@ class ComposeSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PENSTOCK_TEST_", frozen=True)
     compose: str = Field(
-        "", pattern="^(|default|scale)$", description="profile to start; empty: processes, no containers"
+        "", pattern="^(|default|scale|milvus)$", description="profile to start; empty: processes, no containers"
     )
     compose_port: int = Field(
         28_080, description="port of this machine for REST; gRPC and further gateways come after it"
@@ -35,6 +35,7 @@ class ComposeSettings(BaseSettings):
     compose_project: str = Field("penstock-test", description="name of the containers")
     compose_version: str = Field("0.1.0", description="version of the images")
     compose_next: str = Field("", description="version that the upgrade goes to")
+    compose_checkout: Path = Field(ROOT, description="checkout of the version to start, with its docker-compose.yml")
     compose_ready_s: float = Field(READY_WITHIN_S, description="seconds the stack may take to be ready")
     path: str = Field("/usr/bin:/bin", validation_alias="PATH")
 
@@ -46,12 +47,13 @@ class Compose:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
     project: str
+    checkout: Path
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a compose command; raise RuntimeError with what it said when it fails and `check` is on."""
         done = subprocess.run(
             [*self.command, *arguments],
-            cwd=ROOT,
+            cwd=self.checkout,
             env=dict(self.environment),
             capture_output=True,
             text=True,
@@ -70,13 +72,6 @@ class Compose:
         named = {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
         named.pop("setup", None)
         return named
-
-    def healthy(self) -> bool:
-        """Return whether every container runs, and every one with a health check says that it is well."""
-        states = [each["State"] for each in self.containers().values()]
-        return bool(states) and all(
-            state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy" for state in states
-        )
 
     def admin(self, *arguments: str, gateway: str = "gateway") -> Any:
         """Run `gateway.admin` inside a gateway and return its answer."""
@@ -139,7 +134,7 @@ class ContainerStack(RunningStack):
             {
                 "name": name,
                 "pid": each["State"]["Pid"],
-                "ready": each["State"].get("Health", {}).get("Status") == "healthy",
+                "ready": _well(each["State"]),
                 "host": next((net["IPAddress"] for net in each["NetworkSettings"]["Networks"].values()), ""),
                 "ports": {"metrics": PORTS.get(name, 0)},
             }
@@ -173,9 +168,9 @@ def compose_command() -> tuple[str, ...]:
 
 def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Compose:
     """Return an installation that keeps its configuration in `folder` and takes this catalogue; nothing starts yet."""
-    port = settings.compose_port
+    port, checkout = settings.compose_port, settings.compose_checkout.absolute()
     configuration, models = folder / "configuration", folder / "catalogue"
-    for place, file in ((configuration, ROOT / "deploy/local/gateway.yaml"), (models, catalogue)):
+    for place, file in ((configuration, checkout / "deploy/local/gateway.yaml"), (models, catalogue)):
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place / ("gateway.yaml" if place == configuration else "catalogue.yaml"))
         for path in (folder, place):  # the containers' user is not ours
@@ -190,9 +185,11 @@ def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Co
         "PENSTOCK_GRPC_PORT": str(port + 1),
         "PENSTOCK_REST_PORT_2": str(port + 2),
         "PENSTOCK_GRPC_PORT_2": str(port + 3),
+        "PENSTOCK_PROMETHEUS_PORT": str(port + 4),
     }
-    profile = ("--env-file", str(ROOT / "deploy/compose/scale.env")) if settings.compose == "scale" else ()
-    return Compose((*compose_command(), *profile), environment, settings.compose_project)
+    file = ("--env-file", str(checkout / f"deploy/compose/{settings.compose}.env"))
+    profile = file if settings.compose != "default" else ()
+    return Compose((*compose_command(), *profile), environment, settings.compose_project, checkout)
 
 
 def connect(compose: Compose, settings: ComposeSettings, configuration: Path) -> ContainerStack:
@@ -207,7 +204,9 @@ def connect(compose: Compose, settings: ComposeSettings, configuration: Path) ->
     admin_key = compose.admin("create", "--tenant", ADMIN, "--admin")["key"]
     others = ((f"http://127.0.0.1:{port + 2}", f"127.0.0.1:{port + 3}"),) if settings.compose == "scale" else ()
     url, grpc = f"http://127.0.0.1:{port}", f"127.0.0.1:{port + 1}"
-    told = {"PENSTOCK_STATE": configuration, "PENSTOCK_URL": url, "PENSTOCK_GRPC": grpc}
+    catalogue = Path(compose.environment["PENSTOCK_CATALOGUE"]) / "catalogue.yaml"
+    told = {"PENSTOCK_STATE": configuration, "PENSTOCK_CATALOGUE": catalogue}
+    told |= {"PENSTOCK_URL": url, "PENSTOCK_GRPC": grpc}
     keys = {"PENSTOCK_API_KEY": api_key, "PENSTOCK_ADMIN_KEY": admin_key}
     environment = {"PATH": settings.path, **{name: str(value) for name, value in told.items()}, **keys}
     return ContainerStack(url, grpc, api_key, admin_key, environment, compose, others)
@@ -229,6 +228,11 @@ def running_compose(settings: ComposeSettings, folder: Path, catalogue: Path) ->
         yield stack
     finally:
         compose.run("down", "--volumes", "--remove-orphans", check=False)
+
+
+def _well(state: dict[str, Any]) -> bool:
+    """Return whether a container runs and, if it has a health check, says that it is well."""
+    return bool(state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy")
 
 
 def _ready(url: str) -> bool:

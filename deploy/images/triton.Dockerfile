@@ -30,7 +30,8 @@ RUN python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --
     --target /opt/penstock/env/triton/lib/python3.11/site-packages -r /tmp/triton.lock
 COPY deploy/images/prune /usr/local/bin/
 RUN cd /opt/penstock/env/triton/lib/python3.11/site-packages && prune . \
-    && rm -rf onnxruntime/transformers onnxruntime/tools onnxruntime/quantization numpy/f2py numpy/distutils \
+    && rm -rf onnxruntime/transformers onnxruntime/tools onnxruntime/quantization onnxruntime/capi/libonnxruntime.so* \
+    numpy/f2py numpy/distutils \
     && find pytriton/tritonserver/python_backend_stubs -mindepth 1 -maxdepth 1 -not -name 3.11 -exec rm -rf {} + \
     && rm nvidia_pytriton.libs/libpython3-*.13.so.1.0 \
     && cd /opt/penstock/env/triton && mkdir bin && ln -s /usr/bin/python3.11 bin/python && ln -s python bin/python3 \
