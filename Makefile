@@ -76,7 +76,7 @@ chart-test: $(STATE)/stamps/venv ## Run the chart's CPU profile in Docker, pod b
 	@$(RUN)/python -m deploy.trial
 
 # --- contain it ---
-.PHONY: images images-previous compose-up compose-down compose-test
+.PHONY: images images-previous compose-up compose-down compose-test compose-test-default compose-test-scale compose-test-upgrade
 images: ## Build the images; print of each the size and where its bill of materials is
 	@deploy/images/build $(STATE) $(SERVICES) triton
 
@@ -89,10 +89,14 @@ compose-up: ## Start the containers and make the first keys; PROFILE=scale for t
 compose-down: ## Stop the containers; their volumes stay
 	@deploy/compose/run $(or $(PROFILE),default) down
 
-compose-test: setup images images-previous ## Test the containers from outside, both profiles: kills, backup, upgrade (needs a Docker Engine)
-	@for profile in $(or $(PROFILE),default scale); do PENSTOCK_TEST_COMPOSE=$$profile $(RUN)/pytest platform-tests/tests $(PYTEST_ARGS); done
+compose-test: setup images images-previous compose-test-default compose-test-scale compose-test-upgrade ## Build, and test the containers from outside: both profiles, kills, backup, upgrade (needs a Docker Engine)
+
+compose-test-default compose-test-scale: compose-test-%: # of what is built already
+	@PENSTOCK_TEST_COMPOSE=$* PENSTOCK_TEST_COMPOSE_VERSION=$(VERSION) $(RUN)/pytest -s platform-tests/tests $(PYTEST_ARGS)
+
+compose-test-upgrade:
 	@PENSTOCK_TEST_COMPOSE=scale PENSTOCK_TEST_COMPOSE_VERSION=previous PENSTOCK_TEST_COMPOSE_NEXT=$(VERSION) \
-	  PENSTOCK_TEST_COMPOSE_CHECKOUT=$(STATE)/previous/checkout $(RUN)/pytest platform-tests/tests/test_compose_upgrade.py $(PYTEST_ARGS)
+	  PENSTOCK_TEST_COMPOSE_CHECKOUT=$(STATE)/previous/checkout $(RUN)/pytest -s platform-tests/tests/test_compose_upgrade.py $(PYTEST_ARGS)
 
 # --- measure it ---
 .PHONY: bench eval

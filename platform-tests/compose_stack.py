@@ -1,6 +1,7 @@
 """The platform in containers, as docker-compose.yml has it, for tests that look at it from outside."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -134,7 +135,7 @@ class ContainerStack(RunningStack):
             {
                 "name": name,
                 "pid": each["State"]["Pid"],
-                "ready": _well(each["State"]),
+                "ready": _well(each),
                 "host": next((net["IPAddress"] for net in each["NetworkSettings"]["Networks"].values()), ""),
                 "ports": {"metrics": PORTS.get(name, 0)},
             }
@@ -166,6 +167,16 @@ def compose_command() -> tuple[str, ...]:
     return (found,)
 
 
+def surroundings() -> dict[str, str]:
+    """Return our environment without what configures the platform, but with the images that its engines have."""
+    ours = ("PENSTOCK_", "COMPOSE_")
+    return {
+        name: value
+        for name, value in os.environ.items()  # noqa: TID251  for Docker's command line
+        if not name.startswith(ours) or name.endswith("_IMAGE")
+    }
+
+
 def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Compose:
     """Return an installation that keeps its configuration in `folder` and takes this catalogue; nothing starts yet."""
     port, checkout = settings.compose_port, settings.compose_checkout.absolute()
@@ -176,7 +187,7 @@ def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Co
         for path in (folder, place):  # the containers' user is not ours
             path.chmod(0o755)
     environment = {
-        "PATH": settings.path,
+        **surroundings(),
         "COMPOSE_PROJECT_NAME": settings.compose_project,
         "PENSTOCK_VERSION": settings.compose_version,
         "PENSTOCK_CATALOGUE": str(models),
@@ -230,9 +241,17 @@ def running_compose(settings: ComposeSettings, folder: Path, catalogue: Path) ->
         compose.run("down", "--volumes", "--remove-orphans", check=False)
 
 
-def _well(state: dict[str, Any]) -> bool:
-    """Return whether a container runs and, if it has a health check, says that it is well."""
-    return bool(state["Running"] and state.get("Health", {"Status": "healthy"})["Status"] == "healthy")
+def _well(container: dict[str, Any]) -> bool:
+    """Return whether a container runs and, if it has a health check, passes it.
+
+    The engine looks for the first time ten seconds after a start; a container that it has not looked at yet is asked.
+    """
+    state = container["State"]
+    health = state.get("Health", {"Status": "healthy"})["Status"]
+    if not state["Running"] or health != "starting":
+        return bool(state["Running"] and health == "healthy")
+    probe = ["docker", "exec", container["Id"], *container["Config"]["Healthcheck"]["Test"][1:]]
+    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
 def _ready(url: str) -> bool:

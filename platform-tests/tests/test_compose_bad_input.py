@@ -1,6 +1,5 @@
 """What a container lacks or has wrong is said in one line, with the exit status 2, and nothing half works."""
 
-import os
 import socket
 import sqlite3
 import subprocess
@@ -10,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from compose_stack import ComposeSettings, compose_command
+from compose_stack import ComposeSettings, compose_command, surroundings
 from stack_process import ROOT
 
 from deploy.images import make_secrets
@@ -170,10 +169,10 @@ def test_a_model_store_without_the_model(tmp_path: Path, arguments: Sequence[str
 def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        environment = {"PATH": SETTINGS.path, "COMPOSE_PROJECT_NAME": "penstock-port", "PENSTOCK_REST_PORT": str(port)}
+        told = {"COMPOSE_PROJECT_NAME": "penstock-port", "PENSTOCK_REST_PORT": str(port)}
         done = subprocess.run(
             [str(ROOT / "deploy/compose/up"), "default"],
-            env=environment,
+            env=surroundings() | told,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -192,12 +191,12 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("file", [None, *sorted(path.name for path in (ROOT / "deploy/compose").glob("*.env"))])
-def test_no_profile_warns_of_anything_in_an_empty_environment(file: str | None, tmp_path: Path) -> None:
+def test_no_profile_warns_of_anything_when_no_variable_is_set(file: str | None) -> None:
     profile = () if file is None else ("--env-file", str(ROOT / "deploy/compose" / file))
     done = subprocess.run(
         [*compose_command(), *profile, "config", "--quiet"],
         cwd=ROOT,
-        env={"PATH": os.defpath, "HOME": str(tmp_path)},
+        env=surroundings(),
         capture_output=True,
         text=True,
         check=False,
