@@ -295,6 +295,6 @@ async def test_the_tables_go_back_step_by_step_and_forward_again(database_url: s
 
 async def test_a_revision_that_is_not_there_is_refused(database_url: str) -> None:
     await migrate(database_url)
-    with pytest.raises(UnknownSchema):
+    with pytest.raises(UnknownSchema, match="cannot go back to '9999'"):
         await go_back(database_url, "9999")
     await migrate(database_url)

@@ -113,7 +113,10 @@ async def go_back(url: str, schema: Schema, revision: str) -> None:
 
     Raises Unavailable when the database cannot be reached, and UnknownSchema for a revision that is not before theirs.
     """
-    await _moved(url, schema, lambda config: command.downgrade(config, revision))
+    try:
+        await _moved(url, schema, lambda config: command.downgrade(config, revision))
+    except UnknownSchema as error:
+        raise UnknownSchema(f"the tables cannot go back to {revision!r}: {error.__cause__}") from error
 
 
 async def _moved(url: str, schema: Schema, move: Move) -> None:

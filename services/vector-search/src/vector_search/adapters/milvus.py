@@ -37,10 +37,11 @@ class MilvusIndex:
 
     _client: MilvusClient
 
-    def __init__(self, prefix: str, index: Mapping[str, Any]) -> None:
-        """Take what the names of the collections begin with, and the arguments of the vectors' index."""
+    def __init__(self, prefix: str, index: Mapping[str, Any], search: Mapping[str, Any]) -> None:
+        """Take what the names of the collections begin with, the arguments of the vectors' index and of its searches."""
         self._prefix = prefix
         self._index = index
+        self._search = search
 
     def bases(self) -> set[int]:
         """Return the numbers of the knowledge bases it has."""
@@ -125,7 +126,7 @@ class MilvusIndex:
                 filter=_expression(selection),
                 limit=limit,
                 output_fields=["row"],
-                search_params={"metric_type": "COSINE", "params": {"nprobe": 1}},
+                search_params={"metric_type": "COSINE", **self._search},
                 timeout=_TIMEOUT_S,
             )
         return [[(int(hit["row"]), float(hit["distance"])) for hit in answer] for answer in answers]
@@ -136,7 +137,9 @@ class MilvusLite(MilvusIndex):
 
     def __init__(self, path: Path) -> None:
         """Take the directory, whose name has to end in `.db`; its owner lock is held by the caller."""
-        super().__init__("kb_", {"index_type": "IVF_FLAT", "params": {"params": _json(EXACT)}})
+        super().__init__(
+            "kb_", {"index_type": "IVF_FLAT", "params": {"params": _json(EXACT)}}, {"params": {"nprobe": 1}}
+        )
         self._path = path
 
     def __enter__(self) -> Self:
@@ -166,7 +169,7 @@ class MilvusServer(MilvusIndex):
 
         Raises InvalidInput for another kind of URL.
         """
-        super().__init__(f"penstock_{installation}_", {"index_type": "FLAT"})
+        super().__init__(f"penstock_{installation}_", {"index_type": "FLAT"}, {})
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise InvalidInput("Milvus has to be at http(s)://[USER:PASSWORD@]HOST:PORT[/DATABASE]")
