@@ -1,6 +1,8 @@
 """Keys by the command line, and a gateway process that takes them."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,15 @@ async def test_a_key_is_rotated_and_the_old_one_ends(tmp_path: Path) -> None:
             await KeyRing(store).resolve(made["key"])
     with pytest.raises(Conflict):
         await command(path, "rotate", made["public_id"])
+
+
+async def test_the_tables_go_back_and_keys_stay(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    made = await command(path, "create", "--tenant", "demo")
+    assert await command(path, "go-back", "0002") == {"revision": "0002"}
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'ledger'").fetchone() == (0,)
+    assert [each["public_id"] for each in await command(path, "list")] == [made["public_id"]]
+    with pytest.raises(Conflict, match="cannot go back to '9999'"):
+        await command(path, "go-back", "9999")

@@ -38,7 +38,7 @@ class MilvusIndex:
     _client: MilvusClient
 
     def __init__(self, prefix: str, index: Mapping[str, Any], search: Mapping[str, Any]) -> None:
-        """Take what the names of the collections begin with, the arguments of the vectors' index and of its searches."""
+        """Take what the names of the collections begin with, and the arguments of their index and of its searches."""
         self._prefix = prefix
         self._index = index
         self._search = search
