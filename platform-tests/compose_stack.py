@@ -21,6 +21,8 @@ POLL_S = 1.0
 PROCESSES = ("gateway", "orchestrator", "embedding", "inference", "vector-search", "feature-store", "triton")
 PORTS = {"gateway": 9081}
 ADMIN = "operator"
+LIMITS, PATIENT_LIMITS = "limits: {when_away: local}", "limits: {when_away: closed, timeout_ms: 5000}"
+"""No limits of a gateway's own: a slow machine must not turn an exact limit into two local ones."""
 
 
 class ComposeSettings(BaseSettings):
@@ -186,6 +188,11 @@ def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Co
         shutil.copy(file, place / ("gateway.yaml" if place == configuration else "catalogue.yaml"))
         for path in (folder, place):  # the containers' user is not ours
             path.chmod(0o755)
+    if settings.compose == "scale":
+        file = configuration / "gateway.yaml"
+        text = file.read_text()
+        assert LIMITS in text, f"{file} says something else of limits"
+        file.write_text(text.replace(LIMITS, PATIENT_LIMITS))
     environment = {
         **surroundings(),
         "COMPOSE_PROJECT_NAME": settings.compose_project,
@@ -198,8 +205,8 @@ def installation(settings: ComposeSettings, folder: Path, catalogue: Path) -> Co
         "PENSTOCK_GRPC_PORT_2": str(port + 3),
         "PENSTOCK_PROMETHEUS_PORT": str(port + 4),
     }
-    file = ("--env-file", str(checkout / f"deploy/compose/{settings.compose}.env"))
-    profile = file if settings.compose != "default" else ()
+    chosen = ("--env-file", str(checkout / f"deploy/compose/{settings.compose}.env"))
+    profile = chosen if settings.compose != "default" else ()
     return Compose((*compose_command(), *profile), environment, settings.compose_project, checkout)
 
 
