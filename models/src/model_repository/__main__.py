@@ -32,7 +32,7 @@ def serve(arguments: argparse.Namespace) -> None:
     """Become the Triton server."""
     repository = arguments.repository.resolve()
     manifests = [json.loads(path.read_text("utf-8")) for path in sorted(repository.glob("*/manifest.json"))]
-    if not manifests:
+    if not any(repository.glob("*/config.pbtxt")):
         raise LaunchError(f"no model in {repository}")
     served = [manifest["name"] for manifest in manifests if manifest["served"]]
     launch = Launch(
