@@ -159,7 +159,7 @@ SERVE = ("-m", "model_repository", "serve", "--repository", "/models", "--triton
 def test_a_model_store_without_the_model(tmp_path: Path, arguments: Sequence[str], said: str) -> None:
     if arguments:
         (tmp_path / "other").mkdir()
-        (tmp_path / "other/manifest.json").write_text('{"name": "other", "served": true}')
+        (tmp_path / "other/config.pbtxt").write_text('name: "other"')
     backends = "--tmpfs=/opt/penstock/env/triton/backends:exec,uid=10001,gid=10001,mode=0755"
     done = started("triton", backends, arguments=arguments, mounts={readable(tmp_path): "/models:ro"})
     assert done.returncode == 1
