@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import grpc
 from servicekit import deadline, identity
 from servicekit.errors import PenstockError
 from servicekit.identity import Identity, Minter
 from servicekit.rpc import Channel, PeerFailed
-from servicekit.rpc.wire import from_wire
+from servicekit.rpc.wire import from_wire, of_library
 
 from penstock_cli.client import CallFailed
 from penstock_cli.settings import Settings
@@ -57,9 +57,7 @@ class PoolClient:
                 for answer in getattr(stub(channel), method)(sent(), metadata=bearer):
                     take(answer)
         except grpc.RpcError as error:
-            raise CallFailed(
-                f"the pool at {self._address}: {from_wire(cast('grpc.aio.AioRpcError', error))}"
-            ) from error
+            raise CallFailed(f"the pool at {self._address}: {from_wire(of_library(error))}") from error
         if failed:
             raise failed[0]
 

@@ -60,7 +60,7 @@ async def running_office() -> AsyncIterator[Office]:
     rest = RestServer(app, listener, drain_s=1)
     async with AsyncExitStack() as opened:
         service = admin_service(administration, keys)
-        address = await opened.enter_async_context(serving(service, authenticate=authenticate.enter))
+        address = await opened.enter_async_context(serving(service, authenticate=authenticate.enter, inner=False))
         tasks = await opened.enter_async_context(asyncio.TaskGroup())
         running = tasks.create_task(rest.run_until_cancelled())
         await eventually(lambda: rest.started)

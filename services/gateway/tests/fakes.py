@@ -114,7 +114,7 @@ async def running(
 
         tensors = TensorCalls(OipTensors(channel), lambda: CATALOGUE, runs.tensor)
         grpc_address = await opened.enter_async_context(
-            serving(gateway_service(calls), oip_service(tensors), authenticate=authenticate.enter)
+            serving(gateway_service(calls), oip_service(tensors), authenticate=authenticate.enter, inner=False)
         )
         oip_door = [Operation(*each) for each in oip_operations(OipRoutes(tensors))]
         listener = bind("127.0.0.1:0")

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health_pb2
 from servicekit.healthcheck import Target, Unhealthy, check, main
+from servicekit.rpc.inner_server import InnerServer
+from servicekit.rpc.server import listen
+from servicekit.testing import authenticate
 from servicekit.tls import TlsFiles
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -22,17 +23,16 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 @asynccontextmanager
 async def answering(status: int | None, tls: TlsFiles | None = None) -> AsyncIterator[int]:
     """Run a server that has this health, or no health service at all; yield its port."""
-    server = grpc.aio.server()
-    if status is not None:
-        health = health_aio.HealthServicer()
-        await health.set("", status)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    credentials = None if tls is None else tls.server_credentials()
-    address = "127.0.0.1:0"
-    port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+    if status is None:
+        server = InnerServer(lambda _: None, "127.0.0.1:0", None)
+    else:
+        listening = listen([], authenticate, "127.0.0.1:0", tls, inner=True)
+        assert isinstance(listening.server, InnerServer)
+        server = listening.server
+        await listening.health.set("", status)
     await server.start()
     try:
-        yield port
+        yield server.port
     finally:
         await server.stop(0)
 

@@ -46,7 +46,7 @@ async def ask(tmp_path: Path) -> AsyncIterator[Any]:
         database("sqlite", tmp_path) as url,
         SqlLedger.open(url) as store,
         SqlUsage.open(url) as source,
-        serving(usage_service(Usage(source)), authenticate=authenticate) as address,
+        serving(usage_service(Usage(source)), authenticate=authenticate, inner=False) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         await store.add(ROWS)

@@ -17,6 +17,7 @@ from inference.core.ports import SILENT, BackendLost, ModelState, NotServing
 from inference.core.prompts import plain
 from inference_fakes import FakeTriton, final_response, text_response
 from servicekit.errors import InvalidInput, PenstockError, TimedOut, Unavailable
+from servicekit.rpc import CallFailed
 from servicekit.testing import eventually
 from tritonclient.grpc import service_pb2 as oip
 
@@ -278,8 +279,8 @@ def test_a_version_that_is_not_loaded_says_nothing_about_the_others() -> None:
     assert [isinstance(error, NotServing) for error in told] == [False, True]
 
 
-def failure(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+def failure(code: grpc.StatusCode, details: str) -> CallFailed:
+    return CallFailed(code, details)
 
 
 class LoadingTriton(FakeTriton):

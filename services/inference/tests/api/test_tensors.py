@@ -51,14 +51,10 @@ async def test_no_tensor_lies_in_memory_that_the_caller_names() -> None:
         with pytest.raises(InvalidInput, match="shared memory"):
             await channel.call(stub.ModelInfer, request)
 
-        async def requests() -> AsyncIterator[bytes]:
-            yield request.SerializeToString()
-
-        stream: Any = channel.grpc
+        described: Any = channel.grpc
+        stream = described.stream_stream(f"/{SERVICE}/ModelStreamInfer")
         with pytest.raises(InvalidInput, match="shared memory"):
-            _ = [
-                each async for each in channel.stream(stream.stream_stream(f"/{SERVICE}/ModelStreamInfer"), requests())
-            ]
+            _ = [each async for each in channel.stream(stream, request.SerializeToString())]
     assert tensors.requests == []
 
 

@@ -30,7 +30,7 @@ async def authenticate(credential: str, verifier: Verifier = Verifier(PUBLIC_KEY
 async def serving(
     *services: Service, authenticate: Authenticate = authenticate, inner: bool = True
 ) -> AsyncIterator[str]:
-    """Run services on a free port of the loopback interface; yield the address. Not `inner`: no multiplexing."""
+    """Run services on a free port of the loopback interface, not `inner` as a door for strangers; yield the address."""
     listening = listen(services, authenticate, "127.0.0.1:0", None, inner=inner)
     await listening.server.start()
     try:

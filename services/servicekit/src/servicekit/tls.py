@@ -1,12 +1,13 @@
 """mTLS from mounted files, read again when they change."""
 
+import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import grpc
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from servicekit.errors import InvalidInput
 
 Loaded = TypeVar("Loaded")
+log = logging.getLogger(__name__)
 
 
 class BadCertificate(InvalidInput):
@@ -47,38 +49,31 @@ class TlsFiles:
         if not any(_issued(own, issuer) for issuer in chain):
             raise BadCertificate(f"{self.certificate} was not issued by the authority {self.authority}")
 
-    def client_credentials(self) -> grpc.ChannelCredentials:
-        """Return credentials made of the files as they are now; raise OSError when one cannot be read."""
-        return grpc.ssl_channel_credentials(
-            root_certificates=self.authority.read_bytes(),
-            private_key=self.key.read_bytes(),
-            certificate_chain=self.certificate.read_bytes(),
-        )
+    def client_context(self) -> ssl.SSLContext:
+        """Return a context made of the files as they are now, which demands a server certified for its name."""
+        return self._context(ssl.Purpose.SERVER_AUTH)
 
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that follow the files from one handshake to the next and demand a client certificate."""
-        loaded = [self.generation()]
+    def server_contexts(self) -> Callable[[], ssl.SSLContext]:
+        """Return what gives each new connection its context; it follows the files, and demands a client certificate."""
+        generation, context = self.generation(), self._context(ssl.Purpose.CLIENT_AUTH)
 
-        def fetch() -> grpc.ServerCertificateConfiguration | None:
+        def current() -> ssl.SSLContext:
+            nonlocal generation, context
             try:
-                generation = self.generation()
-                if generation == loaded[0]:
-                    return None
-                configuration = self._server_configuration()
-            except OSError:  # half-written by a rotation: keep the old ones until the next handshake
-                return None
-            loaded[0] = generation
-            return configuration
+                if (now := self.generation()) != generation:
+                    context, generation = self._context(ssl.Purpose.CLIENT_AUTH), now
+            except OSError:  # half-written by a rotation, or one file ahead of the others: the old ones still serve
+                log.debug("the certificate files cannot be used yet")
+            return context
 
-        return grpc.dynamic_ssl_server_credentials(
-            self._server_configuration(),
-            fetch,  # type: ignore[arg-type]  # None keeps the old ones; the stubs do not know
-            require_client_authentication=True,
-        )
+        return current
 
-    def _server_configuration(self) -> grpc.ServerCertificateConfiguration:
-        pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        return grpc.ssl_server_certificate_configuration([pair], root_certificates=self.authority.read_bytes())
+    def _context(self, purpose: ssl.Purpose) -> ssl.SSLContext:
+        context = ssl.create_default_context(purpose, cafile=self.authority)
+        context.load_cert_chain(self.certificate, self.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["h2"])
+        return context
 
 
 def _readable(file: Path, load: Callable[[bytes], Loaded]) -> Loaded:

@@ -12,7 +12,7 @@ from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.inference.v1 import inference_pb2_grpc as inference_grpc
 from servicekit import deadline, errors, identity, status
-from servicekit.rpc import Channel, PeerFailed, Service
+from servicekit.rpc import CallFailed, Channel, PeerFailed, Service
 from servicekit.rpc.wire import from_wire
 from servicekit.testing import caller, eventually, serving
 
@@ -52,9 +52,9 @@ class Inference(inference_grpc.InferenceServiceServicer):
 INNER = ContextVar("inner", default=True)
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["on one stream", "one by one"])
+@pytest.fixture(autouse=True, params=[True, False], ids=["our server", "the library's"])
 def transport(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test runs both ways: over the stream that all calls share, and as single gRPC calls."""
+    """Every test runs with both servers: the one for services, and the one for strangers."""
     token = INNER.set(request.param)
     yield
     INNER.reset(token)
@@ -209,5 +209,4 @@ async def test_reflection_needs_no_token() -> None:
 
 
 async def test_a_status_that_is_no_kind_of_ours_is_a_peers_failure() -> None:
-    failure = grpc.aio.AioRpcError(grpc.StatusCode.DATA_LOSS, grpc.aio.Metadata(), grpc.aio.Metadata(), "lost")
-    assert isinstance(from_wire(failure), PeerFailed)
+    assert isinstance(from_wire(CallFailed(grpc.StatusCode.DATA_LOSS, "lost")), PeerFailed)

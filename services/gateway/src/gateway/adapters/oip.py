@@ -1,6 +1,6 @@
 """Runs tensors through the inference service over OIP; messages pass as the bytes they came as."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -43,11 +43,7 @@ class OipTensors:
 
     async def stream(self, request: bytes) -> AsyncGenerator[bytes, None]:
         """Yield the ModelStreamInferResponses to one ModelInferRequest; leaving cancels it."""
-        responses = self._channel.stream(self._stream, _one(request))
+        responses = self._channel.stream(self._stream, request)
         async with aclosing(cast("AsyncGenerator[bytes, None]", responses)) as opened:
             async for response in opened:
                 yield response
-
-
-async def _one(request: bytes) -> AsyncIterator[bytes]:
-    yield request

@@ -1,6 +1,5 @@
 """Reaches Triton over OIP gRPC: raw tensor calls, and whether a model is ready."""
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator
@@ -11,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 from servicekit import telemetry
 from servicekit.errors import InvalidInput, NotFound, PenstockError, TimedOut, Unavailable
+from servicekit.rpc import CallFailed, Link, Metadata
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton_golden import GoldenInvalid, read_golden
@@ -27,15 +27,6 @@ from inference.core.ports import (
     NotServing,
 )
 
-LARGEST_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),  # this one bounds an attempt to connect
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.enable_retries", 0),
-)
 SERVICE: Final = "/inference.GRPCInferenceService/"
 REAL_CODES: Final = ("triton_grpc_error", "true")
 """Without this a failed stream carries a text and no status."""
@@ -59,42 +50,27 @@ class TritonServer:
         await self.close()
 
     def open(self) -> Self:
-        """Open the connection; it is there when it is first needed."""
-        channel: Any = grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-        self._channel = channel
-        self.infer = channel.unary_unary(f"{SERVICE}ModelInfer")
-        self.stream_infer = channel.stream_stream(f"{SERVICE}ModelStreamInfer")
-        self.metadata = channel.unary_unary(f"{SERVICE}ModelMetadata")
-        self.config = channel.unary_unary(f"{SERVICE}ModelConfig")
-        self.ready = channel.unary_unary(f"{SERVICE}ModelReady")
-        self.index = channel.unary_unary(f"{SERVICE}RepositoryIndex")
-        self.statistics = channel.unary_unary(f"{SERVICE}ModelStatistics")
+        """Make ready; the connection comes up with the first call."""
+        self._link = Link(self.address)
         return self
 
     async def close(self) -> None:
         """Close the connection; calls that still run fail."""
-        await self._channel.close(grace=None)
+        await self._link.close()
 
     async def reset(self) -> None:
-        """Give a connection up that has fallen silent, and open another; calls that still run fail as if it broke."""
-        silent = self._channel
+        """Give a connection up that has fallen silent, and use another; calls that still run fail as if it broke."""
+        silent = self._link
         self.open()
-        await silent.close(grace=None)
+        await silent.close()
 
-    async def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> bytes:
+        """Return the serialised response of a unary method; raise CallFailed."""
+        return await self._link.unary(f"{SERVICE}{method}", request, timeout_s, metadata)
+
+    def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """Yield the serialised responses to one request over a stream of its own; leaving cancels it."""
-        call = self.stream_infer(timeout=timeout_s, metadata=(REAL_CODES, *trace_metadata()))
-        try:
-            await call.write(request)
-            await call.done_writing()
-            async for response in call:
-                yield response
-        except asyncio.CancelledError as error:
-            if not given_up():
-                raise
-            raise lost("the model") from error
-        finally:
-            call.cancel()
+        return self._link.stream(f"{SERVICE}ModelStreamInfer", request, timeout_s, (REAL_CODES, *trace_metadata()))
 
 
 class TritonTensors:
@@ -113,15 +89,15 @@ class TritonTensors:
 
     async def infer(self, request: bytes, timeout_s: float) -> bytes:
         """Forward a ModelInferRequest."""
-        return await self._call(self._server.infer, request, timeout_s, self._answer)
+        return await self._call("ModelInfer", request, timeout_s, self._answer)
 
     async def metadata(self, request: bytes, timeout_s: float) -> bytes:
         """Forward a ModelMetadataRequest."""
-        return await self._call(self._server.metadata, request, timeout_s, self._answer)
+        return await self._call("ModelMetadata", request, timeout_s, self._answer)
 
     async def config(self, request: bytes, timeout_s: float) -> bytes:
         """Forward a ModelConfigRequest."""
-        return await self._call(self._server.config, request, timeout_s, self._nested_config)
+        return await self._call("ModelConfig", request, timeout_s, self._nested_config)
 
     async def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """Forward a ModelInferRequest that may have many responses."""
@@ -129,19 +105,15 @@ class TritonTensors:
             async with aclosing(self._server.stream(request + self._ask, timeout_s)) as responses:
                 async for response in responses:
                     yield response + self._nested_response
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise translate(error, self._name) from error
 
-    async def _call(self, method: Any, request: bytes, timeout_s: float, suffix: bytes) -> bytes:
+    async def _call(self, method: str, request: bytes, timeout_s: float, suffix: bytes) -> bytes:
         try:
             # bytes + b"" is the same object: an unrenamed message is not copied
-            response: bytes = await method(request + self._ask, timeout=timeout_s, metadata=trace_metadata())
-        except grpc.aio.AioRpcError as error:
+            response = await self._server.call(method, request + self._ask, timeout_s, trace_metadata())
+        except CallFailed as error:
             raise translate(error, self._name) from error
-        except asyncio.CancelledError as error:
-            if not given_up():
-                raise
-            raise lost(self._name) from error
         return response + suffix
 
 
@@ -162,18 +134,13 @@ class TritonProber:
     async def probe(self, timeout_s: float) -> ModelState:
         """Return the state; version, digest and golden are the builder's parameters in config.pbtxt."""
         try:
-            answer = await self._server.ready(self._ready, timeout=timeout_s)
+            answer = await self._server.call("ModelReady", self._ready, timeout_s)
             if not oip.ModelReadyResponse.FromString(answer).ready:
                 return ModelState(ready=False, reason=await self._why(timeout_s))
-            config: bytes = await self._server.config(self._config, timeout=timeout_s)
-            return self._state(config)
-        except grpc.aio.AioRpcError as error:
-            silent = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            return self._state(await self._server.call("ModelConfig", self._config, timeout_s))
+        except CallFailed as error:
+            silent = error.code is grpc.StatusCode.DEADLINE_EXCEEDED
             return ModelState(ready=False, reason=_reason(error), detail=SILENT if silent else "")
-        except asyncio.CancelledError:
-            if not given_up():
-                raise
-            return ModelState(ready=False, reason=BACKEND_FAILED)
         except DecodeError:
             return ModelState(ready=False, reason=BACKEND_FAILED)
 
@@ -199,28 +166,19 @@ class TritonProber:
     async def _why(self, timeout_s: float) -> str:
         """Tell a model that is being loaded from one that is not."""
         try:
-            index = oip.RepositoryIndexResponse.FromString(await self._server.index(self._index, timeout=timeout_s))
-        except grpc.aio.AioRpcError:
+            index = oip.RepositoryIndexResponse.FromString(
+                await self._server.call("RepositoryIndex", self._index, timeout_s)
+            )
+        except CallFailed:
             return NOT_LOADED  # the repository's calls may be closed to us
         return (
             LOADING if any(each.name == self._name and each.state == "LOADING" for each in index.models) else NOT_LOADED
         )
 
 
-def given_up() -> bool:
-    """Tell, when a call was cancelled, whether the connection was given up; else who waits for the answer gave up."""
-    task = asyncio.current_task()
-    return task is not None and not task.cancelling()
-
-
-def lost(name: str) -> BackendLost:
-    """Return what a call failed with whose connection was given up."""
-    return BackendLost(f"the server of {name} is silent", retry_after_s=1.0)
-
-
-def translate(error: grpc.aio.AioRpcError, name: str) -> PenstockError:
+def translate(error: CallFailed, name: str) -> PenstockError:
     """Return the error kind for a failed call to Triton, which files many failures under UNAVAILABLE."""
-    code, details = error.code(), error.details() or ""
+    code, details = error.code, error.message
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOut(f"{name} did not answer in time")
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.OUT_OF_RANGE):
@@ -247,15 +205,15 @@ def trace_metadata() -> tuple[tuple[str, str], ...]:
     return (("traceparent", parent),) if parent else ()
 
 
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    details = error.details() or ""
+def _reason(error: CallFailed) -> str:
+    details = error.message
     if "Exceeds maximum queue size" in details:
         return QUEUE_FULL
     if "Request timeout expired" in details:
         return "queue_timeout"
     if "Server is stopping" in details:
         return DRAINING
-    absent = error.code() is grpc.StatusCode.NOT_FOUND or "Request for unknown model" in details
+    absent = error.code is grpc.StatusCode.NOT_FOUND or "Request for unknown model" in details
     return NOT_LOADED if absent or "is not ready" in details else BACKEND_FAILED
 
 

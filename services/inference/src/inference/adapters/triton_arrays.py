@@ -1,16 +1,15 @@
 """Runs a Triton model on arrays, for the pool's own probes."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 from servicekit.errors import Unavailable
+from servicekit.rpc import CallFailed
 from tritonclient.grpc import service_pb2 as oip
 
-from inference.adapters.triton import TritonServer, given_up, lost, translate
+from inference.adapters.triton import TritonServer, translate
 from inference.adapters.triton_golden import DTYPES, TEXTS
 from inference.core.golden_cases import Array
 from inference.core.ports import BACKEND_FAILED
@@ -34,14 +33,10 @@ class TritonArrays:
             request.inputs.add(name=name, datatype=NAMES.get(values.dtype, TEXTS), shape=values.shape)
             request.raw_input_contents.append(_contents(values))
         try:
-            answer: bytes = await self._server.infer(request.SerializeToString(), timeout=timeout_s)
+            answer = await self._server.call("ModelInfer", request.SerializeToString(), timeout_s)
             return _read(oip.ModelInferResponse.FromString(answer))
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise translate(error, self._name) from error
-        except asyncio.CancelledError as error:
-            if not given_up():
-                raise
-            raise lost(self._name) from error
         except (DecodeError, ValueError) as error:
             raise Unavailable(f"{self._name} answered what is no tensor", reason=BACKEND_FAILED) from error
 

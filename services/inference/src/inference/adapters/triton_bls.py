@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 from servicekit.errors import InvalidInput, Unavailable
+from servicekit.rpc import CallFailed
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, translate
@@ -74,7 +74,7 @@ class BlsGenerator:
                         yield piece
                     if answer.complete:
                         return
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise translate(error, self._name) from error
         except DecodeError as error:
             raise answer.failed("its response cannot be read") from error

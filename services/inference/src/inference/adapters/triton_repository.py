@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 import grpc
 from google.protobuf.message import DecodeError
 from servicekit.errors import PenstockError, TimedOut
+from servicekit.rpc import CallFailed, Link
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.model_folder import ModelFolder
-from inference.adapters.triton import CHANNEL_OPTIONS, SERVICE
+from inference.adapters.triton import SERVICE
 from inference.core.ports import BackendLost
 from inference.core.residency_ports import LoadFailed, Memory, Status
 
@@ -45,20 +46,13 @@ class TritonRepository:
         self._meter = meter
 
     async def __aenter__(self) -> Self:
-        """Open the connection."""
-        # without an option of its own it would share the connection of the requests
-        options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        channel: Any = grpc.aio.insecure_channel(self._address, options=options)
-        self._channel = channel
-        self._index = channel.unary_unary(f"{SERVICE}RepositoryIndex")
-        self._load = channel.unary_unary(f"{SERVICE}RepositoryModelLoad")
-        self._unload = channel.unary_unary(f"{SERVICE}RepositoryModelUnload")
-        self._statistics = channel.unary_unary(f"{SERVICE}ModelStatistics")
+        """Make ready; the connection comes up with the first call."""
+        self._link = Link(self._address)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close the connection; a load that runs goes on in the server."""
-        await self._channel.close(grace=None)
+        await self._link.close()
 
     async def check(self, model: str) -> None:
         """Raise LoadFailed, naming the file, when the model's files cannot be right."""
@@ -69,24 +63,25 @@ class TritonRepository:
         """Load a model; raise LoadFailed when the server refuses it, whose log says why."""
         request = oip.RepositoryModelLoadRequest(model_name=model).SerializeToString()
         try:
-            await self._load(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
+            await self._link.unary(f"{SERVICE}RepositoryModelLoad", request, timeout_s)
+        except CallFailed as error:
             raise self._translated(error, f"{model} could not be loaded by its server") from error
 
     async def unload(self, model: str, timeout_s: float) -> None:
         """Ask for a model to go; the server answers before it is gone."""
         request = oip.RepositoryModelUnloadRequest(model_name=model).SerializeToString()
         try:
-            await self._unload(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
+            await self._link.unary(f"{SERVICE}RepositoryModelUnload", request, timeout_s)
+        except CallFailed as error:
             raise self._translated(error, f"{model} could not be unloaded") from error
 
     async def index(self, timeout_s: float) -> Mapping[str, Status]:
         """Return the status of every model; of several versions the one that serves counts, else one on its way."""
         request = oip.RepositoryIndexRequest().SerializeToString()
         try:
-            answer = oip.RepositoryIndexResponse.FromString(await self._index(request, timeout=timeout_s))
-        except grpc.aio.AioRpcError as error:
+            raw = await self._link.unary(f"{SERVICE}RepositoryIndex", request, timeout_s)
+            answer = oip.RepositoryIndexResponse.FromString(raw)
+        except CallFailed as error:
             raise self._lost(error, "the repository could not be listed") from error
         except DecodeError as error:
             raise BackendLost("the server's list of models cannot be read") from error
@@ -108,10 +103,11 @@ class TritonRepository:
     async def _told(self, kinds: frozenset[str], timeout_s: float) -> dict[str, int]:
         """Return the bytes that the server's statistics give: some backends measure them at the load, others not."""
         try:
-            raw = await self._statistics(oip.ModelStatisticsRequest().SerializeToString(), timeout=timeout_s)
+            request = oip.ModelStatisticsRequest().SerializeToString()
+            raw = await self._link.unary(f"{SERVICE}ModelStatistics", request, timeout_s)
             answer = oip.ModelStatisticsResponse.FromString(raw)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+        except CallFailed as error:
+            if error.code is grpc.StatusCode.UNIMPLEMENTED:
                 return {}
             raise self._lost(error, "the statistics could not be read") from error
         except DecodeError as error:
@@ -123,14 +119,14 @@ class TritonRepository:
                 sizes[each.name] = sizes.get(each.name, 0) + size
         return sizes
 
-    def _lost(self, error: grpc.aio.AioRpcError, message: str) -> PenstockError:
+    def _lost(self, error: CallFailed, message: str) -> PenstockError:
         """Return the error kind of a question that every server in order answers."""
         failed = self._translated(error, message)
         return BackendLost(message, retry_after_s=1.0) if isinstance(failed, LoadFailed) else failed
 
-    def _translated(self, error: grpc.aio.AioRpcError, message: str) -> PenstockError:
+    def _translated(self, error: CallFailed, message: str) -> PenstockError:
         """Return the error kind. The server's own words name files and addresses of its machine: they go to the log."""
-        code, details = error.code(), error.details() or ""
+        code, details = error.code, error.message
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimedOut(f"{message} in time")
         if code in LOST and LIMIT not in details:

@@ -4,8 +4,8 @@ import logging
 from collections import Counter
 from typing import Any
 
-import grpc
 from google.protobuf.message import DecodeError
+from servicekit.rpc import CallFailed
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer
@@ -25,9 +25,9 @@ class TritonExecutions:
     async def read(self, timeout_s: float) -> Execution | None:
         """Return the counters, or None where the server does not tell them: it is gone, or statistics are closed."""
         try:
-            answer: bytes = await self._server.statistics(self._request, timeout=timeout_s)
+            answer = await self._server.call("ModelStatistics", self._request, timeout_s)
             return Execution.sum(map(_execution, oip.ModelStatisticsResponse.FromString(answer).model_stats))
-        except (grpc.aio.AioRpcError, DecodeError) as error:
+        except (CallFailed, DecodeError) as error:
             log.debug("no statistics of %s: %s", self._server.address, error)
             return None
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
-import grpc
 import orjson
 from google.protobuf.message import DecodeError
 from servicekit.errors import Unavailable
+from servicekit.rpc import CallFailed
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.adapters.triton import TritonServer, translate
@@ -69,7 +69,7 @@ class TritonGenerator:
                         yield piece
                     if answer.complete:
                         return
-        except grpc.aio.AioRpcError as error:
+        except CallFailed as error:
             raise translate(error, self._name) from error
         except DecodeError as error:
             raise answer.unreadable() from error

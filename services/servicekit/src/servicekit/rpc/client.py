@@ -13,7 +13,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from servicekit import deadline, identity
 from servicekit.errors import TimedOut, Unavailable
-from servicekit.rpc.exchange import Exchange, NotMultiplexing, Outgoing
+from servicekit.rpc.framing import CallFailed
+from servicekit.rpc.link import Link
 from servicekit.rpc.wire import from_wire
 from servicekit.telemetry import propagated
 from servicekit.tls import TlsFiles
@@ -23,36 +24,20 @@ Response = TypeVar("Response")
 
 DEADLINE_MARGIN_S: Final = 0.005
 CERTIFICATE_CHECK_S: Final = 1.0
-OLD_CHANNEL_GRACE_S: Final = 30.0
-LARGEST_SHARED_BYTES: Final = 64 * 1024
-"""A larger request goes as a call of its own, or it would hold up those behind it."""
-
-SHARED_SHAPES: Final = ("unary_unary", "unary_stream")
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", 64 * 1024 * 1024),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.enable_retries", 0),  # retries are ours alone, or a failure is tried more often than anybody decided
-)
 
 
 @dataclass(frozen=True, slots=True)
 class _Method:
     """A method of a stub, kept apart from the connection, which a certificate rotation replaces."""
 
-    shape: str
     path: str
     serializer: Any
     deserializer: Any
 
-    @property
-    def shared(self) -> bool:
-        """Whether a call of it may go over the stream that all share: it has one request, and is not gRPC's own."""
-        return self.shape in SHARED_SHAPES and not self.path.startswith("/grpc.")
+    def write(self, request: Any) -> bytes:
+        """Return a request as bytes."""
+        written: bytes = request if self.serializer is None else self.serializer(request)
+        return written
 
     def parse(self, payload: bytes) -> Any:
         """Return a response message."""
@@ -66,16 +51,13 @@ class Channel:
         """Take the address, `host:port`; the connection is made by `async with` and comes up by itself."""
         self._address = address
         self._tls = tls
-        self._methods: dict[_Method, Any] = {}
-        self._exchange: Exchange | None = None
-        self._multiplexing = True
         self._checked = 0.0
         self._generation: tuple[int, ...] = ()
         self._retired: set[asyncio.Task[None]] = set()
-        self._channel: grpc.aio.Channel | None = None
+        self._link: Link | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the connection."""
+        """Make ready; the connection comes up with the first call."""
         self._connect()
         return self
 
@@ -84,10 +66,8 @@ class Channel:
         for task in self._retired:
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
-        if self._exchange is not None:
-            await self._exchange.close()
-        if self._channel is not None:
-            await self._channel.close(grace=None)
+        if self._link is not None:
+            await self._link.close()
 
     @property
     def grpc(self) -> grpc.aio.Channel:
@@ -128,99 +108,55 @@ class Channel:
         timeout_s: float | None = None,
         take: Callable[[Response], bool] | None = None,
     ) -> AsyncIterator[Response]:
-        """Make a call that answers with a stream; leaving the iteration cancels it. Errors are those of `call`.
+        """Make a call of one request that answers with a stream; leaving the iteration cancels it. Errors are `call`'s.
 
         `take` may be offered what the iteration waits for; it says whether it took it, must not raise, and costs far
         less than the iteration, to which only what was not taken comes.
         """
         asked = cast("_Method", method)
-        call = self._outgoing(asked, request, timeout_s)
-        if (exchange := self._stream_for(asked, call)) is not None:
-            try:
-                async with aclosing(exchange.stream(call, take and _reading(asked, take))) as responses:
-                    async for payload in responses:
-                        yield asked.parse(payload)
-            except NotMultiplexing:  # it says so before the first response
-                self._multiplexing = False
-            else:
-                return
-        alone = self._resolve(asked)(call.request, timeout=call.timeout_s, metadata=_metadata(call))
+        offered = take and _reading(asked, take)
+        responses = self._current().stream(
+            asked.path, asked.write(request), _allowed_s(timeout_s), _metadata(), offered
+        )
         try:
-            async for payload in alone:
-                yield asked.parse(payload)
-        except grpc.aio.AioRpcError as failure:
+            async with aclosing(responses):
+                async for payload in responses:
+                    yield asked.parse(payload)
+        except CallFailed as failure:
             raise from_wire(failure) from failure
-        finally:
-            alone.cancel()
 
     async def _once(self, method: Any, request: Any, timeout_s: float | None) -> Any:
-        call = self._outgoing(method, request, timeout_s)
-        if (exchange := self._stream_for(method, call)) is not None:
-            try:
-                payload = await exchange.call(call)
-            except NotMultiplexing:
-                self._multiplexing = False
-            else:
-                return method.parse(payload)
+        asked = cast("_Method", method)
+        written = asked.write(request)
         try:
-            return method.parse(
-                await self._resolve(method)(call.request, timeout=call.timeout_s, metadata=_metadata(call))
-            )
-        except grpc.aio.AioRpcError as failure:
+            return asked.parse(await self._current().unary(asked.path, written, _allowed_s(timeout_s), _metadata()))
+        except CallFailed as failure:
             raise from_wire(failure) from failure
 
-    def _outgoing(self, method: _Method, request: Any, timeout_s: float | None) -> Outgoing:
-        token = identity.current_token()
-        payload = request if method.serializer is None else method.serializer(request)
-        return Outgoing(
-            method.path, payload, _allowed_s(timeout_s), f"Bearer {token}" if token else "", propagated() or ""
-        )
-
-    def _stream_for(self, method: _Method, call: Outgoing) -> Exchange | None:
-        """Return the stream that all small calls share, or None for a call that has to go alone."""
+    def _current(self) -> Link:
+        """Return the link of the moment: other certificates make another one."""
+        assert self._link is not None, "a channel is used inside `async with`"
         if self._tls is not None:
             self._follow_certificates(self._tls)
-        if not (self._multiplexing and method.shared) or len(call.request) > LARGEST_SHARED_BYTES:
-            return None
-        if self._exchange is None or self._exchange.closing:
-            assert self._channel is not None, "a channel is used inside `async with`"
-            self._exchange = Exchange(self._channel)
-        return self._exchange
-
-    def _resolve(self, method: _Method) -> Any:
-        """Return the method on the connection of the moment, taking and giving bytes."""
-        known = self._methods.get(method)
-        if known is None:
-            known = self._methods[method] = getattr(self._channel, method.shape)(method.path)
-        return known
+        return self._link
 
     def _connect(self) -> None:
-        self._methods.clear()
-        self._retire_exchange()
-        if self._tls is None:
-            self._channel = grpc.aio.insecure_channel(self._address, options=CHANNEL_OPTIONS)
-            return
-        self._generation = self._tls.generation()
-        self._channel = grpc.aio.secure_channel(self._address, self._tls.client_credentials(), options=CHANNEL_OPTIONS)
+        if self._tls is not None:
+            self._generation = self._tls.generation()
+        secure = self._tls.client_context if self._tls is not None else None
+        self._link = Link(self._address, secure, keepalive=True)
 
     def _follow_certificates(self, tls: TlsFiles) -> None:
+        """Make new calls with the certificates of now, and let those under way end with the old ones."""
         now = time.monotonic()
         if now - self._checked < CERTIFICATE_CHECK_S:
             return
         self._checked = now
-        if tls.generation() != self._generation and self._channel is not None:
-            task = asyncio.get_running_loop().create_task(self._channel.close(grace=OLD_CHANNEL_GRACE_S))
+        if tls.generation() != self._generation and self._link is not None:
+            task = asyncio.get_running_loop().create_task(self._link.finish())
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
             self._connect()
-
-    def _retire_exchange(self) -> None:
-        """Let the calls on the old connection end there."""
-        if self._exchange is not None:
-            task = asyncio.get_running_loop().create_task(self._exchange.finish())
-            self._retired.add(task)
-            task.add_done_callback(self._retired.discard)
-            self._exchange = None
 
 
 def _reading(method: _Method, take: Callable[[Any], bool]) -> Callable[[bytes], bool]:
@@ -240,9 +176,9 @@ def _reading(method: _Method, take: Callable[[Any], bool]) -> Callable[[bytes], 
 class _StubChannel:
     """Hands a generated stub its methods as plain descriptions."""
 
-    def __getattr__(self, shape: str) -> Callable[..., _Method]:
+    def __getattr__(self, _shape: str) -> Callable[..., _Method]:
         def describe(path: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> _Method:
-            return _Method(shape, path, request_serializer, response_deserializer)
+            return _Method(path, request_serializer, response_deserializer)
 
         return describe
 
@@ -267,6 +203,8 @@ def _allowed_s(timeout_s: float | None) -> float | None:
     return allowed_s if timeout_s is None else min(allowed_s, timeout_s)
 
 
-def _metadata(call: Outgoing) -> tuple[tuple[str, str], ...]:
-    pairs = (("authorization", call.authorization),) if call.authorization else ()
-    return (*pairs, ("traceparent", call.traceparent)) if call.traceparent else pairs
+def _metadata() -> tuple[tuple[str, str], ...]:
+    """Return who calls, and the trace that the call belongs to."""
+    token, parent = identity.current_token(), propagated()
+    pairs = (("authorization", f"Bearer {token}"),) if token else ()
+    return (*pairs, ("traceparent", parent)) if parent else pairs

@@ -1,5 +1,6 @@
 """What happens around every call that comes in: who asks, until when, span, metrics, and the error it ends in."""
 
+import inspect
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from servicekit import deadline, identity
 from servicekit.errors import InvalidInput, PenstockError, TimedOut
 from servicekit.identity import Identity
+from servicekit.rpc.framing import DETAILS_KEY, CallFailed
 from servicekit.rpc.wire import PeerFailed, to_wire
 from servicekit.telemetry import Kind, span, trace_id
 from servicekit.telemetry.metrics import SHORT_BUCKETS_S, counter, gauge, histogram
@@ -25,8 +27,8 @@ Authenticate = Callable[[str], Awaitable[Identity]]
 SECONDS = histogram("penstock_rpc_server_seconds", "Duration of incoming calls", ("method",), SHORT_BUCKETS_S)
 ENDED = counter("penstock_rpc_server_calls", "Incoming calls by how they ended", ("method", "code"))
 RUNNING = gauge("penstock_rpc_server_in_flight", "Incoming calls now running", ("method",))
-OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.", "/penstock.multiplex.v1.")
-"""What has no caller of its own: health, reflection, and the stream whose calls each have theirs."""
+OPEN_PREFIXES = ("/grpc.health.v1.", "/grpc.reflection.")
+"""What has no caller of its own."""
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +63,6 @@ class Incoming:
     authorization: str
     remaining_s: float | None
     traceparent: str | None
-
-
-class CallFailed(Exception):
-    """How a call failed, as the caller will read it: status code, message, trailing metadata."""
-
-    def __init__(self, code: grpc.StatusCode, message: str, trailing: tuple[tuple[str, bytes], ...] = ()) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.trailing = trailing
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +134,7 @@ class Method:
             outcome.code = "ABORTED_BY_SERVICER"
             return error
         if isinstance(error, PenstockError):
-            failed = CallFailed(*to_wire(error))
+            failed = to_wire(error)
         elif isinstance(error, PeerFailed):
             failed = CallFailed(grpc.StatusCode.INTERNAL, str(error))
         else:
@@ -150,6 +142,37 @@ class Method:
             failed = CallFailed(grpc.StatusCode.INTERNAL, f"internal error {trace_id() or 'untraced'}")
         outcome.code = failed.code.name
         return failed
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMethod:
+    """A method of gRPC's own, of health or reflection: it has no caller, and nothing surrounds it."""
+
+    handler: Any
+    scope: None = None
+
+    async def unary(self, _incoming: Incoming, request: bytes, context: Any) -> Any:
+        """Return the response; raise CallFailed."""
+        return await self.handler.unary_unary(self._read(request), context)
+
+    async def stream(self, _incoming: Incoming, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """Yield the responses; raise CallFailed."""
+        if self.handler.stream_stream is not None:
+            answers = self.handler.stream_stream((self._read(each) async for each in request), context)
+        else:
+            answers = self.handler.unary_stream(self._read(request), context)
+        if inspect.isawaitable(answers):  # it writes to the context
+            await answers
+            return
+        async with aclosing(answers):
+            async for each in answers:
+                yield each
+
+    def _read(self, request: bytes) -> Any:
+        try:
+            return _parsed(self.handler.request_deserializer, request)
+        except InvalidInput as error:
+            raise to_wire(error) from error
 
 
 async def _each(parse: Callable[[bytes], Any], requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
@@ -182,7 +205,7 @@ def _wrapped(method: Method) -> Any:
         try:
             return await method.unary(_incoming(context), request, context)
         except CallFailed as failed:
-            await context.abort(failed.code, failed.message, failed.trailing)
+            await _abort(context, failed)
 
     async def stream(request: Any, context: Any) -> AsyncGenerator[Any, None]:
         try:
@@ -190,7 +213,7 @@ def _wrapped(method: Method) -> Any:
                 async for response in responses:
                     yield response
         except CallFailed as failed:
-            await context.abort(failed.code, failed.message, failed.trailing)
+            await _abort(context, failed)
 
     make: Callable[..., Any] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -199,6 +222,10 @@ def _wrapped(method: Method) -> Any:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
     return make(stream if handler.response_streaming else unary, None, handler.response_serializer)
+
+
+async def _abort(context: Any, failed: CallFailed) -> None:
+    await context.abort(failed.code, failed.message, ((DETAILS_KEY, failed.details),) if failed.details else ())
 
 
 def _incoming(context: Any) -> Incoming:

@@ -1,37 +1,21 @@
-"""How much a streaming call may send, and the short way there past the iteration of its method."""
+"""The short way of a streaming method's responses, past its iteration."""
 
-import asyncio
 from collections.abc import Callable
-from typing import Any, Final
-
-from servicekit.rpc.outbox import Outbox
-
-WINDOW: Final = 64
-"""How many responses of a call may be under way before its caller has taken the first."""
+from typing import Any, Final, Protocol
 
 LARGEST_RESPONSE_BYTES: Final = 63 * 1024 * 1024
 
 
-class Window:
-    """How many more responses a call may send."""
+class Answering(Protocol):
+    """A call that is being answered."""
 
-    __slots__ = ("_wider", "left")
+    def may_send(self) -> bool:
+        """Tell whether what is sent now goes out at once, or begins to."""
+        ...
 
-    def __init__(self) -> None:
-        self.left = WINDOW
-        self._wider = asyncio.Event()
-
-    async def take(self) -> None:
-        """Return when one more may be sent, and count it."""
-        while self.left <= 0:
-            self._wider.clear()
-            await self._wider.wait()
-        self.left -= 1
-
-    def widen(self, responses: int) -> None:
-        """Let so many more be sent."""
-        self.left += responses
-        self._wider.set()
+    def respond(self, response: bytes) -> None:
+        """Send a response."""
+        ...
 
 
 class Passage:
@@ -40,22 +24,19 @@ class Passage:
     It may be used while the method waits for what it answers with: everything it has yielded is then on its way.
     """
 
-    __slots__ = ("_number", "_outbox", "_serialize", "_window")
+    __slots__ = ("_call", "_serialize")
 
-    def __init__(self, number: int, window: Window, serialize: Callable[[Any], bytes], outbox: Outbox) -> None:
-        """Take the call's number and window, what makes bytes of a response, and where they go."""
-        self._number = number
-        self._window = window
+    def __init__(self, call: Answering, serialize: Callable[[Any], bytes]) -> None:
+        """Take the call, and what makes bytes of a response."""
+        self._call = call
         self._serialize = serialize
-        self._outbox = outbox
 
     def send(self, response: Any) -> bool:
         """Send a response; False when that cannot be now, and it has to be yielded."""
-        if self._window.left <= 0:
+        if not self._call.may_send():
             return False
         written = self._serialize(response)
         if len(written) > LARGEST_RESPONSE_BYTES:
             return False
-        self._window.left -= 1
-        self._outbox.put((self._number, written), len(written))
+        self._call.respond(written)
         return True

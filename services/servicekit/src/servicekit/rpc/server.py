@@ -12,12 +12,11 @@ import grpc
 import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]  # not in the stubs
-from grpc_reflection.v1alpha import reflection
-from penstock.multiplex.v1 import multiplex_pb2_grpc as multiplex_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from servicekit.identity import Identity, Verifier
-from servicekit.rpc.interceptor import Authenticate, Method, Methods
-from servicekit.rpc.multiplex import Multiplex
+from servicekit.rpc.inner_server import InnerServer
+from servicekit.rpc.interceptor import OPEN_PREFIXES, Authenticate, Method, Methods, OpenMethod
 from servicekit.settings import ServiceSettings
 from servicekit.tls import TlsFiles
 
@@ -56,10 +55,9 @@ class Service:
         self.add(self.servicer, cast("grpc.aio.Server", registered))
         for name, scope in self.scopes.items():
             path = f"/{self.name}/{name}"
-            found = [handler.service(_Details(path, ())) for handler in registered.handlers]
-            if not any(found):
+            if (handler := registered.find(path)) is None:
                 raise TypeError(f"{path} is listed, but nothing serves it")
-            yield Method(path, scope, authenticate, next(filter(None, found)))
+            yield Method(path, scope, authenticate, handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +72,18 @@ class _Registered:
     """Takes what generated code registers at a server."""
 
     def __init__(self) -> None:
-        self.handlers: list[Any] = []
+        self._handlers: list[Any] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        self.handlers += handlers
+        self._handlers += handlers
 
     def add_registered_method_handlers(self, _service: str, _handlers: Mapping[str, Any]) -> None:
         """Leave out what the generic handlers hold as well."""
+
+    def find(self, path: str) -> Any:
+        """Return what serves a path, or None."""
+        found = (handler.service(_Details(path, ())) for handler in self._handlers)
+        return next(filter(None, found), None)
 
 
 class AddressTaken(RuntimeError):
@@ -89,37 +92,56 @@ class AddressTaken(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """A server that is not started yet, its port, and the streams of its callers, if it takes any."""
+    """A server that is not started yet, its port, and what says whether its services are well."""
 
-    server: grpc.aio.Server
+    server: InnerServer | grpc.aio.Server
     port: int
-    multiplex: Multiplex | None
+    health: Any
 
 
 def listen(
     services: Sequence[Service], authenticate: Authenticate, address: str, tls: TlsFiles | None, *, inner: bool
 ) -> Listening:
-    """Return a server; `inner` says that it is called by services, which may put all their calls on one stream.
+    """Return a server; `inner` says that services call it, and no strangers.
 
-    Raises AddressTaken.
+    Strangers meet gRPC's own library, which is slower and has met more of them (ADR 19). Raises AddressTaken.
     """
     methods = Methods()
-    server = grpc.aio.server(interceptors=[methods], options=SERVER_OPTIONS)
     for service in services:
         for method in service.methods(authenticate):
             methods.add(method)
-        service.add(service.servicer, server)
-    multiplex = Multiplex(methods.find) if inner else None
-    if multiplex is not None:
-        multiplex_grpc.add_MultiplexServiceServicer_to_server(multiplex, server)
-    names = [service.name for service in services]
-    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    checker = health_aio.HealthServicer()
+    names = [*(service.name for service in services), health.SERVICE_NAME, reflection.SERVICE_NAME]
+    describer = reflection.aio.ReflectionServicer(names)  # type: ignore[attr-defined]  # not in the stubs
     try:
-        if tls is None:
-            return Listening(server, server.add_insecure_port(address), multiplex)
-        return Listening(server, server.add_secure_port(address, tls.server_credentials()), multiplex)
-    except RuntimeError as error:
+        if inner:
+            return _inner(methods, address, tls, (checker, describer))
+        server = grpc.aio.server(interceptors=[methods], options=SERVER_OPTIONS)
+        for service in services:
+            service.add(service.servicer, server)
+        _add_open(checker, describer, server)
+        return Listening(server, server.add_insecure_port(address), checker)
+    except (OSError, RuntimeError) as error:
         raise AddressTaken(f"cannot listen on {address}: it is taken or not ours") from error
+
+
+def _inner(methods: Methods, address: str, tls: TlsFiles | None, open_servicers: tuple[Any, Any]) -> Listening:
+    registered = _Registered()
+    _add_open(*open_servicers, registered)
+
+    def find(path: str) -> Method | OpenMethod | None:
+        if (method := methods.find(path)) is not None:
+            return method
+        handler = registered.find(path) if path.startswith(OPEN_PREFIXES) else None
+        return OpenMethod(handler) if handler is not None else None
+
+    server = InnerServer(find, address, tls.server_contexts() if tls is not None else None)
+    return Listening(server, server.port, open_servicers[0])
+
+
+def _add_open(checker: Any, describer: Any, server: Any) -> None:
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(describer, server)
 
 
 async def serve(
@@ -145,9 +167,7 @@ async def serve(
         settings.tls if inner else None,
         inner=inner,
     )
-    server = listening.server
-    checker = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    server, checker = listening.server, listening.health
     metrics, thread = _serve_metrics(settings.metrics_address)
     await server.start()
     log.info("listening on %s, metrics on %s", settings.address, settings.metrics_address)
@@ -162,8 +182,6 @@ async def serve(
             if draining is not None:
                 draining()
             await checker.enter_graceful_shutdown()
-            if listening.multiplex is not None:
-                listening.multiplex.drain()
             await server.stop(settings.drain_s)
             for task in running:
                 task.cancel()

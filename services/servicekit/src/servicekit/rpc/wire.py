@@ -3,16 +3,15 @@
 import logging
 from typing import Any, Final
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from servicekit import status
 from servicekit.errors import PenstockError, TimedOut, Unavailable
+from servicekit.rpc.framing import DETAILS_KEY, CallFailed
 
 DOMAIN: Final = "penstock"
-DETAILS_KEY: Final = "grpc-status-details-bin"
 LONGEST_MESSAGE: Final = 1000
 SAID: Final = {
     Unavailable: "a service that is needed for this cannot be reached now",
@@ -25,8 +24,8 @@ class PeerFailed(Exception):
     """Another service failed by a bug of its own; it has logged it under the id in the message."""
 
 
-def to_wire(error: PenstockError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
-    """Return status code, message and trailing metadata for an error."""
+def to_wire(error: PenstockError) -> CallFailed:
+    """Return how a call fails that ends in this error."""
     code = status.GRPC[status.kind_of(error)]
     message = error.message[:LONGEST_MESSAGE]
     details = Status(code=code.value[0], message=message)
@@ -38,30 +37,29 @@ def to_wire(error: PenstockError) -> tuple[grpc.StatusCode, str, tuple[tuple[str
         delay = Duration()
         delay.FromNanoseconds(round(error.retry_after_s * 1e9))
         details.details.add().Pack(RetryInfo(retry_delay=delay))
-    return code, message, ((DETAILS_KEY, details.SerializeToString()),)
+    return CallFailed(code, message, details.SerializeToString())
 
 
-def from_wire(failure: grpc.aio.AioRpcError) -> Exception:
+def of_library(failure: Any) -> CallFailed:
+    """Return how a call failed that gRPC's own library made; `failure` is its RpcError."""
+    trailing: Any = failure.trailing_metadata() or ()
+    raw = next((value for key, value in trailing if key == DETAILS_KEY), b"")
+    return CallFailed(failure.code(), failure.details() or "", raw if isinstance(raw, bytes) else b"")
+
+
+def from_wire(failure: CallFailed) -> Exception:
     """Return the error a failed call stands for: one of the eight kinds, or PeerFailed for a bug on the other side.
 
-    What gRPC itself says of a lost connection has addresses in it: it is for the log.
+    What is said of a connection that was lost or never made has addresses in it: it is for the log.
     """
-    trailing: Any = failure.trailing_metadata() or ()
-    raw = next((value for key, value in trailing if key == DETAILS_KEY), None)
-    kind = status.of_code(failure.code())
-    if raw is None and kind in SAID:
-        log.info("a call failed: %s: %s", failure.code().name, failure.details())
+    kind = status.of_code(failure.code)
+    if not failure.details and kind in SAID:
+        log.info("a call failed: %s: %s", failure.code.name, failure.message)
         return kind(SAID[kind], retry_after_s=1 if kind is Unavailable else None)
-    return error_of(failure.code(), failure.details() or "", raw if isinstance(raw, bytes) else b"")
-
-
-def error_of(code: grpc.StatusCode, message: str, details: bytes) -> Exception:
-    """Return the error for a status; `details` is a serialized google.rpc.Status, empty for none."""
-    kind = status.of_code(code)
     if kind is None:
-        return PeerFailed(message or code.name)
-    reason, field, retry_after_s = _details(details)
-    return kind(message or code.name, reason=reason, field=field, retry_after_s=retry_after_s)
+        return PeerFailed(failure.message or failure.code.name)
+    reason, field, retry_after_s = _details(failure.details)
+    return kind(failure.message or failure.code.name, reason=reason, field=field, retry_after_s=retry_after_s)
 
 
 def _details(raw: bytes) -> tuple[str, str, float | None]:

@@ -1,4 +1,4 @@
-"""Many calls over one stream: each stays a call of its own, whatever happens to the others."""
+"""Many calls over one connection: each stays a call of its own, whatever happens to the others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,21 +6,26 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf.message import DecodeError
 from penstock.embedding.v1 import embedding_pb2 as pb
 from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from penstock.inference.v1 import inference_pb2 as inference
 from penstock.inference.v1 import inference_pb2_grpc as inference_grpc
-from penstock.multiplex.v1 import multiplex_pb2
-from penstock.multiplex.v1 import multiplex_pb2_grpc as multiplex_grpc
 from servicekit import identity
 from servicekit.errors import NotFound, QuotaExceeded, TimedOut, Unavailable
+from servicekit.http2.frames import DEFAULT_WINDOW
 from servicekit.rpc import Channel, Passage, PeerFailed, Service
-from servicekit.rpc.passage import WINDOW
+from servicekit.rpc.inner_server import InnerServer
 from servicekit.rpc.server import Listening, listen
 from servicekit.testing import authenticate, caller, eventually
+
+RESPONSES, RESPONSE_BYTES = 1_000, 500
+"""Many more than a window holds."""
+
+
+def response_of(number: int) -> inference.GenerateResponse:
+    return inference.GenerateResponse(served={"version": str(number), "model": "x" * RESPONSE_BYTES})
 
 
 class Embedding(pb_grpc.EmbeddingServiceServicer):
@@ -65,14 +70,14 @@ class Inference(inference_grpc.InferenceServiceServicer):
             async for response in self._past(context):
                 yield response
             return
-        for _ in range(1000):
+        for _ in range(RESPONSES):
             self.sent += 1
-            yield inference.GenerateResponse(served={"version": str(self.sent)})
+            yield response_of(self.sent)
 
     async def _past(self, passage: Any) -> AsyncIterator[Any]:
         assert isinstance(passage, Passage)
-        for number in range(1, 1001):
-            response = inference.GenerateResponse(served={"version": str(number)})
+        for number in range(1, RESPONSES + 1):
+            response = response_of(number)
             if passage.send(response):
                 self.past += 1
             else:
@@ -108,6 +113,8 @@ class House:
         listening = listen(self.services, authenticate, self.address, None, inner=True)
         self.address = f"127.0.0.1:{listening.port}"
         await listening.server.start()
+        assert isinstance(listening.server, InnerServer)
+        self.server = listening.server
         return listening
 
     @asynccontextmanager
@@ -137,18 +144,13 @@ async def test_every_call_has_its_own_caller_and_answer() -> None:
     assert answers == [f"{tenant} {text}" for tenant, text in asked]
 
 
-async def test_calls_share_one_stream_and_a_large_one_goes_alone() -> None:
+async def test_calls_share_one_connection_whatever_their_size() -> None:
     house = House()
-    streams, calls = [], []
     async with house.channel() as channel:
-        inner, resolve = channel._stream_for, channel._resolve
-        channel._stream_for = lambda *a: streams.append(inner(*a)) or streams[-1]  # type: ignore[method-assign,func-returns-value]
-        channel._resolve = lambda method: calls.append(method) or resolve(method)  # type: ignore[method-assign,func-returns-value]
         with caller():
             await asyncio.gather(*(embed(channel, "a") for _ in range(5)))
-            await embed(channel, "x" * 100_000)
-    assert len(set(streams) - {None}) == 1
-    assert len(calls) == 1
+            await embed(channel, "x" * 5_000_000)
+        assert len(house.server._connections) == 1
 
 
 async def test_a_failure_and_a_hanging_call_leave_the_others_alone() -> None:
@@ -218,8 +220,6 @@ async def test_a_stopping_server_answers_what_runs_and_ends_without_waiting() ->
         with caller():
             running = asyncio.create_task(embed(channel, "hang"))
             await eventually(lambda: house.embedding.running == 1)
-            assert listening.multiplex is not None
-            listening.multiplex.drain()
             stopped = asyncio.create_task(listening.server.stop(30))
             house.embedding.go_on.set()
             assert (await running).encoder.model == "acme hang"
@@ -236,39 +236,9 @@ async def test_a_slow_reader_holds_its_stream_up_and_nobody_else() -> None:
             taken = [await anext(responses) for _ in range(3)]
             for _ in range(20):
                 assert (await embed(channel, "f")).encoder.model == "acme f"
-            assert house.inference.sent <= WINDOW + 1
+            assert house.inference.sent < 2 * DEFAULT_WINDOW / RESPONSE_BYTES
             taken += [response async for response in responses]
-    assert [response.served.version for response in taken] == [str(number) for number in range(1, 1001)]
-
-
-async def test_what_no_channel_sends_is_answered_all_the_same() -> None:
-    house = House()
-    listening = await house.start()
-    async with grpc.aio.insecure_channel(house.address) as raw:
-        stream = multiplex_grpc.MultiplexServiceStub(raw).Exchange()
-        embed_path = "/penstock.embedding.v1.EmbeddingService/Embed"
-        with caller() as known:
-            token = f"Bearer {known.token}"
-        await stream.write(
-            multiplex_pb2.ExchangeRequest(
-                calls=[
-                    {"id": 1, "method": "/no.Such/Method"},
-                    {"id": 2, "method": embed_path, "request": b"\xff\xff\xff", "authorization": token},
-                    {"id": 3, "method": embed_path},
-                    {"id": 4, "method": "/penstock.multiplex.v1.MultiplexService/Exchange", "authorization": token},
-                ],
-                cancelled=[99],
-                credits=[{"id": 98, "responses": 5}],
-            )
-        )
-        codes = {}
-        while len(codes) < 4:
-            codes |= {answer.id: answer.end.code for answer in (await stream.read()).answers}
-        await stream.done_writing()
-        assert await stream.read() is grpc.aio.EOF
-    await listening.server.stop(0)
-    unimplemented, invalid, unauthenticated = 12, 3, 16
-    assert codes == {1: unimplemented, 2: invalid, 3: unauthenticated, 4: unimplemented}
+    assert [response.served.version for response in taken] == [str(number) for number in range(1, RESPONSES + 1)]
 
 
 async def test_a_method_that_is_not_listed_cannot_be_called() -> None:
@@ -306,7 +276,7 @@ async def test_the_short_way_and_the_iteration_together_keep_the_order(model: st
                 taking.versions.append(int(response.served.version))
                 if len(taking.versions) % 100 == 0:
                     await asyncio.sleep(0.001)  # so that something waits
-    assert taking.versions == list(range(1, 1001))
+    assert taking.versions == list(range(1, RESPONSES + 1))
     assert bool(taking.taken) == bool(every)
     assert bool(house.inference.past) == bool(model)
 
@@ -321,9 +291,9 @@ async def test_the_short_way_is_as_narrow_as_the_other_for_a_slow_reader() -> No
             taken = [await anext(responses) for _ in range(3)]
             for _ in range(20):
                 assert (await embed(channel, "f")).encoder.model == "acme f"
-            assert house.inference.sent <= WINDOW + 1
+            assert house.inference.sent < 2 * DEFAULT_WINDOW / RESPONSE_BYTES
             taken += [response async for response in responses]
-    assert [int(response.served.version) for response in taken] == list(range(1, 1001))
+    assert [int(response.served.version) for response in taken] == list(range(1, RESPONSES + 1))
 
 
 async def test_what_has_piled_up_goes_the_short_way_too() -> None:
@@ -383,7 +353,7 @@ async def test_a_call_that_ends_with_its_last_response_ends() -> None:
             calls = [channel.stream(generate, inference.GenerateRequest(), take=taking) for _ in range(20)]
             async with asyncio.timeout(10):
                 rest = await asyncio.gather(*(_all(call) for call in calls))
-    assert sum(map(len, rest)) + taking.taken == 20_000
+    assert sum(map(len, rest)) + taking.taken == 20 * RESPONSES
 
 
 async def _all(responses: AsyncIterator[Any]) -> list[Any]:
