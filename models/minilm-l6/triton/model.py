@@ -1,13 +1,12 @@
 """Serves a sentence encoder with ONNX Runtime inside Triton's Python backend."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
 from batching import BadInput, Texts, plan_runs
+from onnx_session import open_session
 
 
 class TritonPythonModel:
@@ -18,12 +17,7 @@ class TritonPythonModel:
         parameters = {
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = int(parameters["intra_op_threads"])
-        # A spinning thread pool steals the processor from the services beside it.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(args, parameters)
         self._vocabulary = int(parameters["vocabulary"])
         self._positions = int(parameters["positions"])
         self._tokens_per_run = int(parameters["tokens_per_run"])

@@ -1,11 +1,10 @@
 """Serves the graph that scores passages for a query, with ONNX Runtime inside Triton's Python backend."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from onnx_session import open_session
 from scorer import BadPairs, Floats, Scorer, Tokens, check
 
 
@@ -17,14 +16,8 @@ class TritonPythonModel:
         parameters = {
             name: value["string_value"] for name, value in json.loads(args["model_config"])["parameters"].items()
         }
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = int(parameters["intra_op_threads"])
-        # A spinning thread pool steals the processor from the services beside it.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Passages have many lengths: an arena would keep the largest buffer ever needed.
-        options.enable_cpu_mem_arena = False
-        graph = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
-        self._session = ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(args, parameters, arena=False)
         self._vocabulary = int(parameters["vocabulary"])
         self._positions = int(parameters["positions"])
         most_bytes = int(parameters["kept_mib"]) << 20

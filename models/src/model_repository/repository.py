@@ -21,6 +21,9 @@ TOKENIZER = "tokenizer.json"
 GRAPH = "model.onnx"
 ACTIVATIONS = "activations.json"
 GOLDEN = "golden.json"
+OPENER = Path(__file__).with_name("onnx_session.py")
+"""Goes beside the graph of a model whose program opens it."""
+
 CONFIG = "config.pbtxt"
 IGNORED = shutil.ignore_patterns("__pycache__", CONFIG)
 
@@ -100,6 +103,8 @@ def _build(plan: Plan, folder: Path, output: Path) -> dict[str, Any]:
     if plan.card.encoder and plan.variant:
         dialect = _dialect(plan.variant.graph[plan.target], plan.activations)
         identity = _write_graph(plan.card, dialect, folder, version)
+        if (version / "model.py").exists():
+            shutil.copyfile(OPENER, version / OPENER.name)
         identity["precision"] = plan.variant.graph[plan.target]
         digest = _digest_files([folder / TOKENIZER, version / GRAPH], folder)
     elif plan.card.needs.models:

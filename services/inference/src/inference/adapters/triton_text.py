@@ -50,7 +50,7 @@ class TritonGenerator:
         self,
         order: Order,
         timeout_s: float,
-        take: TakeText | None = None,  # noqa: ARG002  gRPC's own iteration is what a token costs here
+        take: TakeText | None = None,  # noqa: ARG002  a response changes what the next one means: it is read once, in the iteration
     ) -> AsyncGenerator[Piece, None]:
         """Yield the pieces of an answer; raise Unavailable with reason backend_failed when it breaks off."""
         refuse_beyond(order, ABLE, self._name)
