@@ -1,8 +1,7 @@
 """One HTTP/2 connection, of either side: its streams, their windows both ways, and its end.
 
 What a stream sends goes out at once where the windows and the socket allow it, and else waits its turn; a stream that
-waits holds no other up. What is written within one turn of the loop leaves as one packet; on a busy connection it waits
-a moment more, the longer the more streams there are to wait for: a packet costs both sides as much as a short call.
+waits holds no other up.
 """
 
 import asyncio
@@ -14,17 +13,10 @@ from servicekit.http2 import frames
 from servicekit.http2.frame_reader import FRAME_LIMIT, FrameReader, Part
 from servicekit.http2.frames import Http2Error
 from servicekit.http2.header_blocks import Header, Reader
+from servicekit.http2.packets import Packets
 
 WRITE_AHEAD_BYTES: Final = 256 * 1024
 """How much may wait in the socket's buffer before streams have to wait."""
-
-WAIT_PER_STREAM_S: Final = 0.00006
-SHORTEST_WAIT_S: Final = 0.0005
-LONGEST_WAIT_S: Final = 0.002
-"""How long frames wait for others: for each stream, up to the longest, and not at all below the shortest."""
-
-LARGEST_PACKET_BYTES: Final = 64 * 1024
-"""More does not wait for others."""
 
 MOST_UNREAD_BYTES: Final = 4 * 1024 * 1024
 """A peer that makes us answer (pings, settings, resets) and reads nothing of it is let go at this."""
@@ -69,6 +61,8 @@ class Stream:
     def send(self, data: bytes, *, end: bool = False) -> None:
         """Send bytes, now or as soon as there is leave to."""
         flags = frames.END_STREAM if end else 0
+        if self.connection.gone:
+            return
         if self._waiting or not self.connection.send_whole(self, data, flags):
             self._waiting.append((memoryview(data), flags))
             self.connection.let_wait(self)
@@ -168,10 +162,7 @@ class Connection(asyncio.Protocol):
         self._received = 0
         self._full = False
         self._queue: deque[Stream] = deque()
-        self._packet: list[bytes] = []
-        self._packet_bytes = 0
-        self._flushing: asyncio.Handle | None = None
-        self._flushed_s = 0.0
+        self._packets = Packets(lambda: len(self.streams))
         self._frames: dict[int, Callable[[int, int, bytes], None]] = {
             frames.HEADERS: self._take_headers,
             frames.RST_STREAM: self._take_reset,
@@ -200,6 +191,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Say how we want to be spoken to."""
         self._transport = transport
+        self._packets.go_to(transport)
         transport.set_write_buffer_limits(WRITE_AHEAD_BYTES)
         pairs = [(frames.MAX_FRAME_SIZE, FRAME_LIMIT)] + ([(frames.ENABLE_PUSH, 0)] if self._greeting else [])
         window = frames.window_update(0, frames.LARGEST_WINDOW - frames.DEFAULT_WINDOW)
@@ -235,36 +227,13 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Write frames that no window holds back."""
-        if self.gone:
-            return
-        self._packet.append(data)
-        self._packet_bytes += len(data)
-        if self._packet_bytes >= LARGEST_PACKET_BYTES:
-            self.hurry()
-        elif self._flushing is None:
-            self._flushing = self._soon()
+        if not self.gone:
+            self._packets.write(data)
 
     def hurry(self) -> None:
         """Send what was written, and wait for no more."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-        self._flush()
-
-    def _soon(self) -> asyncio.Handle:
-        """Send what is written when others have had the time to write, too."""
-        loop = asyncio.get_running_loop()
-        wait_s = min(len(self.streams) * WAIT_PER_STREAM_S, LONGEST_WAIT_S)
-        if wait_s < SHORTEST_WAIT_S or loop.time() - self._flushed_s >= wait_s:
-            return loop.call_soon(self._flush)
-        return loop.call_later(wait_s, self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = None
-        if self._packet and not self.gone:
-            packet = self._packet[0] if len(self._packet) == 1 else b"".join(self._packet)
-            self._packet, self._packet_bytes = [], 0
-            self._transport.write(packet)
-            self._flushed_s = asyncio.get_running_loop().time()
+        if not self.gone:
+            self._packets.hurry()
 
     def may_send(self) -> bool:
         """Tell whether data would go out."""
@@ -289,8 +258,7 @@ class Connection(asyncio.Protocol):
         if size or not data:
             self._sendable -= size
             self.write(frames.data_head(size, flags if size == len(data) else 0, stream.number))
-            self.hurry()
-            self._transport.write(data[:size])
+            self._packets.write_now(data[:size])
         return size
 
     def let_wait(self, stream: Stream) -> None:

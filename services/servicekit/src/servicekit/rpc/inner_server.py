@@ -204,10 +204,12 @@ class _Answer(MessageStream):
             requests = self.put_together(part)
         except CallFailed as failed:
             self._fail(failed)
+            self.broken(None)
             return
         if requests:
             self._requests += requests
             self._filled.set()
+            self._begin_stream()
         if ended:
             self._end()
 
@@ -215,7 +217,7 @@ class _Answer(MessageStream):
         """Let the method go on, which waited for the caller to read, or end the call, whose last words these were."""
         self._sent.set()
         if self._answered:
-            self._leave()
+            self.connection.forget(self)
 
     def broken(self, _code: int | None) -> None:
         """Stop: nobody wants the answer."""
@@ -240,13 +242,12 @@ class _Answer(MessageStream):
         self._method, self._incoming = method, Incoming(authorization, timeout_s, traceparent or None)
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
-        if method.handler.request_streaming:
-            self._start(method, self._incoming, self._each())
 
     def _end(self) -> None:
         """Take that the request is complete."""
         self._ended = True
         self._filled.set()
+        self._begin_stream()
         method, incoming = self._method, self._incoming
         if method is None or incoming is None or method.handler.request_streaming:
             return
@@ -254,6 +255,16 @@ class _Answer(MessageStream):
             self._fail(CallFailed(grpc.StatusCode.INTERNAL, "the call has to have one request, and a whole one"))
         else:
             self._start(method, incoming, self._requests.pop())
+
+    def _begin_stream(self) -> None:
+        """Start a method that takes a stream of requests: with the first, or with their end.
+
+        A refusal of it that came any sooner would meet the first one, and gRPC's own client takes a request that it
+        cannot send for how the call ended.
+        """
+        method, incoming = self._method, self._incoming
+        if method is not None and incoming is not None and method.handler.request_streaming and self._task is None:
+            self._start(method, incoming, self._each())
 
     def _start(self, method: Served, incoming: Incoming, request: bytes | AsyncIterator[bytes]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._answer(method, incoming, request))
@@ -329,7 +340,11 @@ class _Answer(MessageStream):
             self.send_headers(framing.ANSWER)
 
     def _finish(self, status: bytes) -> None:
-        """End the call; what was answered may still be on its way."""
+        """End the call; what was answered may still be on its way.
+
+        The rest of a request that is not complete has no more than its window; a reset of the stream would stop it, and
+        gRPC's own client, which may be sending just then, would take that for a failure in the place of the status.
+        """
         if self._timer is not None:
             self._timer.cancel()
         if self._answered or self.number not in self.connection.streams:
@@ -337,12 +352,7 @@ class _Answer(MessageStream):
         self.send_headers(status if self._begun else framing.ANSWER + status, end=True)
         self._answered = True
         if not self.waits:
-            self._leave()
-
-    def _leave(self) -> None:
-        self.connection.forget(self)
-        if not self._ended:  # the rest of the request is not wanted
-            self.connection.write(frames.reset(self.number, frames.NO_ERROR))
+            self.connection.forget(self)
 
     def _fail(self, failed: CallFailed) -> None:
         self._finish(header_blocks.write(framing.write_status(failed)))
