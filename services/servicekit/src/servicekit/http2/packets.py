@@ -7,7 +7,7 @@ from typing import Any, Final
 WAIT_PER_STREAM_S: Final = 0.00006
 SHORTEST_S: Final = 0.0005
 LONGEST_S: Final = 0.002
-"""How long frames wait for others on a busy connection: for each stream, up to the longest, not at all below the shortest."""
+"""How long frames wait for others on a busy connection: for each stream, up to the longest; a shorter wait is none."""
 
 LARGEST_BYTES: Final = 64 * 1024
 """More does not wait for others."""
