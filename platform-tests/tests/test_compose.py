@@ -84,9 +84,12 @@ async def test_prometheus_reads_the_metrics_of_every_process(containers: Contain
     async def all_read() -> bool:
         try:
             async with httpx.AsyncClient(trust_env=False) as client:
-                targets = (await client.get(url)).json()["data"]["activeTargets"]
+                answer = await client.get(url)
         except httpx.TransportError:
             return False
+        if answer.status_code != 200:  # it is not ready yet, and says so in plain text
+            return False
+        targets = answer.json()["data"]["activeTargets"]
         health.update({each["labels"]["instance"].split(":")[0]: each["health"] for each in targets})
         return set(health.values()) == {"up"}
 
