@@ -291,6 +291,17 @@ async def test_a_small_window_and_settings_that_change_lose_nothing() -> None:
         assert frames.data_head(605, 0, 1) in got
 
 
+async def test_a_stopping_server_does_not_wait_for_a_call_that_is_given_up() -> None:
+    async with running(Echo()) as server, talking(server) as (_, writer):
+        writer.write(call(1, "Unary", framing.pack(b"hang")))
+        await eventually(lambda: any(each.streams for each in server._connections))
+        stopping = asyncio.create_task(server.stop(30))
+        await asyncio.sleep(0.05)
+        writer.write(frames.reset(1, frames.CANCEL))
+        async with asyncio.timeout(5):
+            await stopping
+
+
 async def test_resets_by_the_thousand_leave_nothing_behind() -> None:
     echo = Echo()
     async with running(echo) as server, talking(server) as (reader, writer):

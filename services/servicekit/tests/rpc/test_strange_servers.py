@@ -109,6 +109,15 @@ async def test_a_server_that_goes_away_gets_no_new_calls_and_may_finish_the_old_
         await asked.close()
 
 
+async def test_a_connection_whose_last_call_was_reset_is_closed_when_it_is_retired() -> None:
+    async with speaking(saying(frames.go_away(1, frames.NO_ERROR) + frames.reset(1, frames.CANCEL))) as address:
+        asked = Link(address)
+        with pytest.raises(CallFailed):
+            await asked.unary("/a/B", b"?", 5)
+        await eventually(lambda: not asked._connections)
+        await asked.close()
+
+
 async def test_a_server_that_takes_few_calls_at_a_time_gets_more_connections() -> None:
     open_calls = 0
 
@@ -162,7 +171,7 @@ async def test_a_link_that_is_closed_fails_what_runs_and_what_comes() -> None:
         for call in (running, asked.unary("/a/B", b"?", 30)):
             with pytest.raises(CallFailed) as raised:
                 await call
-            assert raised.value.code is grpc.StatusCode.CANCELLED
+            assert raised.value.code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_nobody_there_is_unavailable_and_somebody_later_is_found() -> None:

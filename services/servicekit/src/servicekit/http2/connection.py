@@ -333,9 +333,10 @@ class Connection(asyncio.Protocol):
 
     def _take_reset(self, _flags: int, number: int, payload: bytes) -> None:
         code = int.from_bytes(frames.exactly(payload, 4), "big")
-        stream = self.streams.pop(number, None)
+        stream = self.streams.get(number)
         if stream is not None:
             stream.stop_sending()
+            self.forget(stream)
             stream.broken(code)
 
     def _take_settings(self, flags: int, _number: int, payload: bytes) -> None:

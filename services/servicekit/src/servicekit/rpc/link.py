@@ -28,7 +28,7 @@ Take = Callable[[bytes], bool]
 """Is offered a response that the iteration waits for, and says whether it took it; one it did not take is yielded."""
 
 Metadata = Sequence[tuple[str, str]]
-GIVEN_UP: Final = "the connection was given up"
+CLOSED: Final = "the connection was closed"
 log = logging.getLogger(__name__)
 
 
@@ -104,13 +104,12 @@ class Link:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; open calls fail with CANCELLED."""
+        """Close the connection; open calls fail, and so do those that come."""
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         for connection in tuple(self._connections):
-            connection.given_up = True
             connection.abort()
             await connection.over.wait()
 
@@ -130,7 +129,7 @@ class Link:
         """Return a connection that takes calls, made now if there is none; all who wait, wait for the same one."""
         while True:
             if self._closed:
-                raise CallFailed(grpc.StatusCode.CANCELLED, GIVEN_UP)
+                raise CallFailed(grpc.StatusCode.UNAVAILABLE, CLOSED)
             if self._current is not None and self._current.usable():
                 return self._current
             if self._connecting is None:
@@ -145,7 +144,7 @@ class Link:
     def _check(self, made: "asyncio.Task[_ClientConnection]") -> None:
         """Raise CallFailed when no connection came of it."""
         if made.cancelled():
-            raise CallFailed(grpc.StatusCode.CANCELLED, GIVEN_UP)
+            raise CallFailed(grpc.StatusCode.UNAVAILABLE, CLOSED)
         if (error := made.exception()) is not None:
             why = str(error) or type(error).__name__
             raise CallFailed(grpc.StatusCode.UNAVAILABLE, f"{self._authority} cannot be reached: {why}")
@@ -178,7 +177,6 @@ class _ClientConnection(Connection):
 
     def __init__(self, gone: Callable[["_ClientConnection"], None]) -> None:
         super().__init__(frames.PREFACE, b"")
-        self.given_up = False
         self.over = asyncio.Event()
         self._gone = gone
         self._next = 1
@@ -315,12 +313,8 @@ class _Call(MessageStream):
 
     def broken(self, code: int | None) -> None:
         """Take that there will be no answer."""
-        if code is not None:
-            self._end(framing.of_reset(code))
-        elif self.connection.given_up:
-            self._end(CallFailed(grpc.StatusCode.CANCELLED, GIVEN_UP))
-        else:
-            self._end(CallFailed(grpc.StatusCode.UNAVAILABLE, "the connection was lost"))
+        lost = CallFailed(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+        self._end(lost if code is None else framing.of_reset(code))
 
     def _let_go(self) -> None:
         """Expect no more; what of the request was still to be sent is not wanted."""

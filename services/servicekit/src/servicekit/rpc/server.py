@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -113,9 +114,10 @@ def listen(
     checker = health_aio.HealthServicer()
     names = [*(service.name for service in services), health.SERVICE_NAME, reflection.SERVICE_NAME]
     describer = reflection.aio.ReflectionServicer(names)  # type: ignore[attr-defined]  # not in the stubs
+    secure = tls.server_contexts() if inner and tls is not None else None
     try:
         if inner:
-            return _inner(methods, address, tls, (checker, describer))
+            return _inner(methods, address, secure, (checker, describer))
         server = grpc.aio.server(interceptors=[methods], options=SERVER_OPTIONS)
         for service in services:
             service.add(service.servicer, server)
@@ -125,7 +127,9 @@ def listen(
         raise AddressTaken(f"cannot listen on {address}: it is taken or not ours") from error
 
 
-def _inner(methods: Methods, address: str, tls: TlsFiles | None, open_servicers: tuple[Any, Any]) -> Listening:
+def _inner(
+    methods: Methods, address: str, secure: Callable[[], ssl.SSLContext] | None, open_servicers: tuple[Any, Any]
+) -> Listening:
     registered = _Registered()
     _add_open(*open_servicers, registered)
 
@@ -135,7 +139,7 @@ def _inner(methods: Methods, address: str, tls: TlsFiles | None, open_servicers:
         handler = registered.find(path) if path.startswith(OPEN_PREFIXES) else None
         return OpenMethod(handler) if handler is not None else None
 
-    server = InnerServer(find, address, tls.server_contexts() if tls is not None else None)
+    server = InnerServer(find, address, secure)
     return Listening(server, server.port, open_servicers[0])
 
 
