@@ -164,7 +164,7 @@ async def test_a_replica_that_answers_quickly_and_wrongly_is_out_within_a_probe_
     honest = "vectors[request][row] = vector"
     text = program.read_text("utf-8")
     assert honest in text
-    wrong = f"vectors[request][row] = vector[::-1] if Path({str(flag)!r}).exists() else vector"
+    wrong = f"vectors[request][row] = vector[::-1] if __import__('os').path.exists({str(flag)!r}) else vector"
     program.write_text(text.replace(honest, wrong), "utf-8")
     servers = await asyncio.to_thread(start_tritons, built_models, traitor_models, built_models)
     async with pool_over(tmp_path, [each.address for each in servers]) as pool:
