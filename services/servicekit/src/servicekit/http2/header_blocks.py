@@ -1,7 +1,7 @@
 """Header blocks (RFC 7541): what we write stands for itself, what we read may be anything.
 
-A block of literals that enter no table is a constant for constant headers, and is read without a decoder's state: by
-`hpack` a call of gRPC would spend more on its headers than on everything else.
+A block of literals that enter no table is a constant for constant headers, and is read without a decoder's state, and
+once: answers and their ends look alike.
 """
 
 from collections.abc import Iterable
