@@ -302,9 +302,8 @@ async def test_12_an_upstream_that_dies_in_the_middle(rest: httpx.AsyncClient, f
 
 @pytest.mark.parametrize("fault", ["cut", "stall"])
 async def test_12_the_client_raises(client: openai.AsyncOpenAI, fault: str) -> None:
-    stream = await client.chat.completions.create(model=f"hostile-{fault}", messages=TURNS, stream=True)
     with pytest.raises(openai.APIError):
-        async for chunk in stream:
+        async for chunk in await client.chat.completions.create(model=f"hostile-{fault}", messages=TURNS, stream=True):
             assert chunk.choices[0].finish_reason is None
 
 

@@ -113,10 +113,10 @@ def test_a_fault_is_named_by_its_path() -> None:
     ],
 )
 def test_schemas_that_are_refused(schema: Any, field: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(SchemaRefused) as caught:
         compiled(schema)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1  # a second of its own, however busy the machine is
     assert caught.value.field.startswith(PATH + field)
     assert caught.value.reason == "invalid_schema"
     assert len(caught.value.message) < 500
@@ -145,13 +145,13 @@ def test_recursion_is_followed() -> None:
 
 def test_an_answer_cannot_make_a_recursive_schema_cost_much() -> None:
     nested = '{"left": ' * 60 + "{}" + "}" * 60
-    start = time.perf_counter()
+    start = time.thread_time()
     assert compiled(TREE).faults(nested) == ["it is too large to be checked against this schema"]
     wide = json.dumps({"left": [{"left": each} for each in range(100_000)]})
     compiled(TREE).faults(wide)
     assert compiled(PERSON).faults("[" + "1," * 600_000 + "1]") == ["it is longer than 1048576 characters"]
     assert compiled({"pattern": "^(a|a)*(a*)*b$"}).faults(json.dumps("a" * 50_000))
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 3
 
 
 def test_work_that_is_counted_is_an_upper_bound_that_large_plain_answers_keep() -> None:

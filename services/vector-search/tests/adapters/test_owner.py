@@ -28,7 +28,7 @@ def test_a_second_owner_is_told_who_the_first_is(tmp_path: Path) -> None:
         start = time.monotonic()
         with pytest.raises(OwnedByAnother, match=rf"process {first.pid} on "), owning(tmp_path):
             pass
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 10  # it does not wait for the first
         first.kill()
     with owning(tmp_path):
         assert str(os.getpid()) in (tmp_path / "owner.json").read_text()
