@@ -98,6 +98,8 @@ def _as_varint(value: int) -> bytes:
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
     value = 0
+    if position < len(message) and message[position] < 0x80:
+        return message[position], position + 1  # nearly always: a tag, or the size of something small
     for index, byte in enumerate(message[position : position + LONGEST_VARINT]):
         value |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:

@@ -1,5 +1,7 @@
 """Whatever way a socket cuts it up, what was written is read; and what was never a frame ends the connection."""
 
+from typing import Final
+
 import hpack
 import pytest
 from hypothesis import given
@@ -119,6 +121,37 @@ def test_we_read_what_any_encoder_writes(blocks: list[tuple[list[tuple[bytes, by
     for headers, how in blocks:
         block = header_blocks.write(headers) if how == "ours" else encoder.encode(headers, huffman=how == "Huffman")
         assert list(reader.read(block)) == headers
+
+
+FEW: Final = st.lists(
+    st.tuples(st.sampled_from([b":path", b"te", b"a", b"b"]), st.sampled_from([b"", b"/", b"x" * 1_500, b"y" * 2_000])),
+    max_size=4,
+)
+
+
+@given(st.lists(st.tuples(FEW, st.sampled_from(["tables", "ours"]), st.sampled_from([0, 100, 4_096])), max_size=20))
+def test_a_block_that_comes_again_means_what_the_table_makes_of_it_then(
+    blocks: list[tuple[list[tuple[bytes, bytes]], str, int]],
+) -> None:
+    encoder, reader = hpack.Encoder(), header_blocks.Reader()
+    for headers, how, table_bytes in blocks:
+        if how == "tables":
+            encoder.header_table_size = table_bytes
+        block = header_blocks.write(headers) if how == "ours" else encoder.encode(headers, huffman=False)
+        assert list(reader.read(block)) == headers
+
+
+@given(st.lists(st.one_of(st.binary(max_size=6), st.sampled_from([b"\xbe", b"\x40\x01a\x01b", b"\x20"])), max_size=20))
+def test_blocks_are_read_as_a_plain_decoder_reads_them(blocks: list[bytes]) -> None:
+    decoder, reader = hpack.Decoder(), header_blocks.Reader()
+    for block in blocks:
+        try:
+            plain = [(bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True)]
+        except hpack.HPACKError:
+            with pytest.raises(Http2Error):
+                reader.read(block)
+            return
+        assert list(reader.read(block)) == plain
 
 
 @given(TEXT)

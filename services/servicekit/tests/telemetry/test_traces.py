@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
+from hpack import Decoder, Encoder
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from servicekit.errors import NotFound
 from servicekit.telemetry import Kind, propagated, span, trace_id, traceparent, tracing
-from servicekit.telemetry.logs import JsonFormatter
+from servicekit.telemetry.logs import JsonFormatter, configure
 from servicekit.telemetry.span_file import FileSpanExporter
 
 
@@ -135,3 +136,18 @@ async def test_a_stream_closed_by_another_task_ends_its_span_quietly(
     await asyncio.create_task(numbers.aclose())
     assert [row["status"] for row in rows(file)] == ["UNSET"]
     assert caplog.records == []
+
+
+def test_a_library_that_would_log_every_header_does_not(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, handlers = root.level, root.handlers[:]
+    try:
+        configure("gateway", "DEBUG")
+        Decoder().decode(Encoder().encode([("authorization", "Bearer opensesame")]))
+        logging.getLogger("servicekit").debug("this is told")
+    finally:
+        root.setLevel(before)
+        root.handlers[:] = handlers
+    told = capsys.readouterr().err
+    assert "this is told" in told
+    assert "opensesame" not in told

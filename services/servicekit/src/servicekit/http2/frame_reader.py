@@ -1,6 +1,7 @@
 """Cuts what a socket gives into frames; of data it keeps none back, however large the frame."""
 
 from collections.abc import Callable
+from struct import Struct
 from typing import Final
 
 from servicekit.http2 import frames
@@ -11,6 +12,9 @@ FRAME_LIMIT: Final = 256 * 1024
 
 LARGEST_HEADERS: Final = 64 * 1024
 MOST_CONTINUATIONS: Final = 16
+
+HEAD: Final = Struct(">HBBBL")
+"""Length in two parts, kind, flags, stream."""
 
 Part = bytes | memoryview
 """A piece of data: a view of what was received where copying it would cost more than keeping that alive."""
@@ -69,9 +73,9 @@ class FrameReader:
         start = at + frames.FRAME_HEAD_BYTES
         if start > size:
             return at
-        length = int.from_bytes(data[at : at + 3], "big")
-        kind, flags = data[at + 3], data[at + 4]
-        stream = int.from_bytes(data[at + 5 : start], "big") & frames.LARGEST_WINDOW
+        high, low, kind, flags, stream = HEAD.unpack_from(data, at)
+        length: int = high << 8 | low
+        stream &= frames.LARGEST_WINDOW
         if length > FRAME_LIMIT:
             raise Http2Error(frames.FRAME_SIZE_ERROR, "a frame is too large")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):

@@ -1,7 +1,7 @@
 """Header blocks (RFC 7541): what we write stands for itself, what we read may be anything.
 
-A block of literals that enter no table is a constant for constant headers, and is read without a decoder's state, and
-once: answers and their ends look alike.
+A block of literals that enter no table is a constant for constant headers. What leaves the decoder's table as it is
+stands for the same headers until another block changes that, and is read once: answers and their ends look alike.
 """
 
 from collections.abc import Iterable
@@ -14,20 +14,12 @@ from servicekit.http2.frames import COMPRESSION_ERROR, Http2Error
 
 Header = tuple[bytes, bytes]
 
-MOST_REMEMBERED: Final = 256
-LONGEST_REMEMBERED: Final = 128
-STATIC: Final[dict[int, Header]] = {
-    1: (b":authority", b""),
-    2: (b":method", b"GET"),
-    3: (b":method", b"POST"),
-    4: (b":path", b"/"),
-    6: (b":scheme", b"http"),
-    7: (b":scheme", b"https"),
-    8: (b":status", b"200"),
-    13: (b":status", b"404"),
-    14: (b":status", b"500"),
-}
-"""The part of the table that gRPC meets; whatever else is named goes to the decoder."""
+MOST_REMEMBERED: Final = 64
+LONGEST_REMEMBERED: Final = 1_024
+LONG_INDEX: Final = 0xFF
+"""Begins the index of a header that does not fit into seven bits."""
+HEADER_OVERHEAD: Final = 32
+"""What a header counts on top of its bytes (RFC 9113, section 6.5.2)."""
 
 
 def write(headers: Iterable[Header]) -> bytes:
@@ -53,16 +45,20 @@ class Reader:
     def __init__(self) -> None:
         self._decoder = Decoder()
         self._known: dict[bytes, tuple[Header, ...]] = {}
+        """What blocks say that leave the decoder's table as it is, until another changes it."""
 
     def read(self, block: bytes) -> tuple[Header, ...]:
         """Return the headers; raise Http2Error for what is none."""
         known = self._known.get(block)
         if known is not None:
             return known
-        plain = _plain(block)
+        plain = self._plain(block)
         if plain is None:
+            self._known.clear()
             return self._decoded(block)
-        if len(block) <= LONGEST_REMEMBERED and len(self._known) < MOST_REMEMBERED:
+        if len(block) <= LONGEST_REMEMBERED:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
             self._known[block] = plain
         return plain
 
@@ -72,29 +68,34 @@ class Reader:
         except HPACKError as error:
             raise Http2Error(COMPRESSION_ERROR, "a header block cannot be read") from error
 
-
-def _plain(block: bytes) -> tuple[Header, ...] | None:
-    """Return the headers of a block that neither uses nor changes the table, or None for any other."""
-    headers: list[Header] = []
-    at, size = 0, len(block)
-    try:
-        while at < size:
-            first = block[at]
-            at += 1
-            if first & 0x80:
-                headers.append(STATIC[first & 0x7F])
-                continue
-            if first & 0x60:  # enters the table, or changes its size
-                return None
-            if first & 0x0F:
-                name = STATIC[first & 0x0F][0]
-            else:
-                name, at = _text(block, at)
-            value, at = _text(block, at)
-            headers.append((name, value))
-    except (KeyError, IndexError, ValueError):
-        return None
-    return tuple(headers)
+    def _plain(self, block: bytes) -> tuple[Header, ...] | None:
+        """Return the headers of a block that leaves the table as it is and needs no decoder, or None for any other."""
+        headers: list[Header] = []
+        entry = self._decoder.header_table.get_by_index
+        at, size, listed = 0, len(block), 0
+        try:
+            while at < size:
+                first = block[at]
+                at += 1
+                if first & 0x80:
+                    if first == LONG_INDEX:
+                        return None
+                    name, value = entry(first & 0x7F)
+                elif first & 0x60:  # enters the table, or changes its size
+                    return None
+                elif first & 0x0F:
+                    if first & 0x0F == 0x0F:
+                        return None
+                    name = entry(first & 0x0F)[0]
+                    value, at = _text(block, at)
+                else:
+                    name, at = _text(block, at)
+                    value, at = _text(block, at)
+                headers.append((name, value))
+                listed += len(name) + len(value) + HEADER_OVERHEAD
+        except (HPACKError, IndexError, ValueError):
+            return None
+        return tuple(headers) if listed <= self._decoder.max_header_list_size else None
 
 
 def _text(block: bytes, at: int) -> tuple[bytes, int]:

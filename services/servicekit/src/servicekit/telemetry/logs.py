@@ -41,5 +41,5 @@ def configure(service: str, level: str) -> None:
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JsonFormatter(service))
     logging.basicConfig(level=level, handlers=[output], force=True)
-    for noisy in ("grpc", "asyncio", "uvicorn.access", "pymilvus"):
+    for noisy in ("grpc", "asyncio", "uvicorn.access", "pymilvus", "hpack"):  # hpack would tell every header, keys too
         logging.getLogger(noisy).setLevel("WARNING")
