@@ -1,5 +1,6 @@
 """Puts the pool together and runs it."""
 
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from servicekit import entry, identity
+from servicekit.landed import Land
 from servicekit.rpc import Service, serve
 
 from inference.adapters.catalogue_file import (
@@ -33,6 +35,8 @@ from inference.adapters.pair_tensors import PairTensors
 from inference.adapters.process_memory import ProcessMemory
 from inference.adapters.replica_addresses import DnsAddresses
 from inference.adapters.residency_entry import ResidencyEntry
+from inference.adapters.shared_tensors import is_near
+from inference.adapters.tensor_memory import TensorMemory
 from inference.adapters.triton import TritonProber, TritonServer, TritonTensors
 from inference.adapters.triton_arrays import TritonArrays
 from inference.adapters.triton_bls import BlsGenerator
@@ -72,6 +76,7 @@ from inference.core.shadow import Mirror, Speech
 from inference.core.versioned_pool import VersionedPool
 from inference.settings import Settings, read_variables
 
+log = logging.getLogger(__name__)
 CLUSTER: Final = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes tells each pod how to reach its API."""
@@ -111,7 +116,8 @@ async def _run(settings: Settings) -> None:
         pool = opened.pool
         versions = await open_versions(settings, pool, stack)
         named = versions.pool
-        services = [inference_service(named, datetime.now(UTC)), tensor_service(named), replica_service(pool)]
+        tensors = tensor_service(named, _place_for_tensors(catalogue, settings.tensor_memory_mib, stack))
+        services = [inference_service(named, datetime.now(UTC)), tensors, replica_service(pool)]
         services.append(versions.service)
         advisor = Advisor(pool.models)
         services += [capacity_service(pool, advisor), score_service(pool, Scorer(named.infer))]
@@ -159,6 +165,18 @@ async def open_versions(settings: Settings, pool: Pool, stack: AsyncExitStack) -
     versioned = VersionedPool(pool, registry.traffic, mirror, labels, current_caller)
     service = version_service(registry, store, elsewhere)
     return OpenedVersions(versioned, service, [registry.watch, mirroring])
+
+
+def _place_for_tensors(catalogue: CatalogueFile, mib: int, stack: AsyncExitStack) -> Land | None:
+    """Return where large requests are received, if a Triton on this machine could read them there."""
+    addresses = [address for server in catalogue.servers.values() for address in server.fixed()]
+    if not mib or not any(map(is_near, addresses)):
+        return None
+    try:
+        return stack.enter_context(TensorMemory.open(mib << 20)).take
+    except OSError as error:
+        log.warning("large tensors go over the wire: no memory can be shared: %s", error)
+        return None
 
 
 def read_keys(catalogue: CatalogueFile) -> dict[str, str]:

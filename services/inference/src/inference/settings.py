@@ -20,6 +20,9 @@ class Settings(ServiceSettings):
     servers: dict[str, Address] = Field(
         default_factory=dict, description="addresses that replace those of the catalogue's servers, by name, as JSON"
     )
+    tensor_memory_mib: int = Field(
+        256, ge=0, le=65_536, description="memory in /dev/shm where Tritons of this machine read large tensors; 0: none"
+    )
     version_database: Path = Field(
         Path(".penstock/data/inference/versions.db"), description="SQLite file of versions and roles"
     )

@@ -26,7 +26,7 @@ class Head:
     id: str
 
 
-def read_head(message: bytes) -> Head:
+def read_head(message: bytes | memoryview) -> Head:
     """Return the head of a serialised OIP request.
 
     All top-level fields are walked, because of a field sent twice the last one counts: a second name would otherwise
@@ -36,13 +36,19 @@ def read_head(message: bytes) -> Head:
     found: dict[int, bytes] = {}
     for number, start, end in fields(message):
         if number <= ID:
-            found[number] = message[start:end]
-        elif number in PARAMETERS and message.find(SHARED_MEMORY, start, end) >= 0:
-            _refuse_shared_memory(message[start:end], PARAMETERS[number])
+            found[number] = bytes(message[start:end])
+        elif number in PARAMETERS and _mentions(message, start, end):
+            _refuse_shared_memory(bytes(message[start:end]), PARAMETERS[number])
     name = _text(found.get(NAME, b""), "model_name")
     if not name:
         raise InvalidInput("the request names no model", field="model_name")
     return Head(name, _text(found.get(VERSION, b""), "model_version"), _text(found.get(ID, b""), "id"))
+
+
+def _mentions(message: bytes | memoryview, start: int, end: int) -> bool:
+    if isinstance(message, bytes):
+        return message.find(SHARED_MEMORY, start, end) >= 0
+    return SHARED_MEMORY in bytes(message[start:end])
 
 
 def _refuse_shared_memory(tensor: bytes, parameters: int) -> None:
@@ -53,12 +59,12 @@ def _refuse_shared_memory(tensor: bytes, parameters: int) -> None:
             raise InvalidInput("shared memory is not offered here", reason="unsupported_parameter")
 
 
-def read_model_name(message: bytes) -> str:
+def read_model_name(message: bytes | memoryview) -> str:
     """Return the model's name in a serialised OIP request; raises as `read_head` does."""
     return read_head(message).name
 
 
-def fields(message: bytes) -> Iterator[tuple[int, int, int]]:
+def fields(message: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     """Yield number, start and end of each length-delimited field of a protobuf message; others are passed over.
 
     Raises InvalidInput when the message is malformed or has more than 10,000 fields.
@@ -96,7 +102,7 @@ def _as_varint(value: int) -> bytes:
     return bytes(written)
 
 
-def _varint(message: bytes, position: int) -> tuple[int, int]:
+def _varint(message: bytes | memoryview, position: int) -> tuple[int, int]:
     value = 0
     if position < len(message) and message[position] < 0x80:
         return message[position], position + 1  # nearly always: a tag, or the size of something small
@@ -107,7 +113,7 @@ def _varint(message: bytes, position: int) -> tuple[int, int]:
     raise _malformed()
 
 
-def _skip(message: bytes, position: int, wire_type: int) -> int:
+def _skip(message: bytes | memoryview, position: int, wire_type: int) -> int:
     if wire_type == VARINT:
         return _varint(message, position)[1]
     if wire_type == FIXED64:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from servicekit.http2 import header_blocks
+from servicekit.landed import Message
 from servicekit.rpc import CallFailed, framing
 from servicekit.rpc.framing import LARGEST_MESSAGE_BYTES, Messages
 
@@ -23,6 +24,52 @@ def test_messages_are_put_together_from_any_pieces(sent: list[bytes], cuts: list
         got += messages.feed(memoryview(piece) if views else piece)
     assert got == sent
     assert not messages.broken_off
+
+
+class Place:
+    """Memory that a message lands in."""
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.view)
+
+    def __add__(self, more: bytes) -> "Place":
+        raise NotImplementedError
+
+
+@given(
+    st.lists(st.binary(max_size=100), max_size=10),
+    st.lists(st.integers(1, 30), max_size=100),
+    st.integers(0, 3),
+)
+def test_large_messages_land_where_there_is_room_from_any_pieces(
+    sent: list[bytes], cuts: list[int], rooms: int
+) -> None:
+    places: list[Place] = []
+
+    def land(size: int) -> Place | None:
+        assert size >= 20
+        if len(places) == rooms:
+            return None
+        places.append(Place(size))
+        return places[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "LEAST_LANDED_BYTES", 20)
+        messages, got = Messages(), list[Message]()
+        messages.land = land
+        stream = b"".join(map(framing.pack, sent))
+        for cut in cuts:
+            got += messages.feed(stream[:cut])
+            stream = stream[cut:]
+        got += messages.feed(stream)
+    assert list(map(bytes, got)) == sent
+    assert [each for each in got if not isinstance(each, bytes)] == places
 
 
 def test_what_is_missing_is_known_when_a_message_has_begun() -> None:

@@ -1,9 +1,11 @@
 """The server for services answers gRPC's own client as it answers ours, and survives what is no client."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ from penstock.embedding.v1 import embedding_pb2_grpc as pb_grpc
 from servicekit.errors import NotFound
 from servicekit.http2 import frames, header_blocks
 from servicekit.http2.connection import MOST_UNREAD_BYTES
+from servicekit.landed import Land, Message
 from servicekit.rpc import Service, framing
 from servicekit.rpc.inner_server import InnerServer
 from servicekit.rpc.server import listen
@@ -28,9 +31,13 @@ class Echo:
 
     def __init__(self) -> None:
         self.cancelled = 0
+        self.landed = 0
         self.sent = 0
 
-    async def Unary(self, request: bytes, context: Any) -> bytes:
+    async def Unary(self, request: Message, context: Any) -> bytes:
+        if not isinstance(request, bytes):
+            self.landed += 1
+            return bytes(request)
         if request == b"hang":
             try:
                 await asyncio.Event().wait()
@@ -63,8 +70,8 @@ def _add(servicer: Echo, server: Any) -> None:
 
 
 @asynccontextmanager
-async def running(echo: Echo) -> AsyncIterator[InnerServer]:
-    service = Service("test.Echo", _add, echo, dict.fromkeys(("Unary", "Down", "Up", "Both")))
+async def running(echo: Echo, land: Land | None = None) -> AsyncIterator[InnerServer]:
+    service = Service("test.Echo", _add, echo, dict.fromkeys(("Unary", "Down", "Up", "Both")), land)
     listening = listen([service], authenticate, "127.0.0.1:0", None, inner=True)
     server = listening.server
     assert isinstance(server, InnerServer)
@@ -94,6 +101,68 @@ async def test_the_librarys_client_is_served_in_all_four_shapes() -> None:
         assert await up(iter([b"a", b"", b"b" * 200_000])) == b"a,," + b"b" * 200_000
         assert [each async for each in both(iter([b"1", b"2" * 100_000]))] == [b"11", b"2" * 200_000]
         assert await up(iter([])) == b""
+
+
+class Room:
+    """Room for so many requests at a time; a place is free again when nobody refers to it."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._taken = WeakSet[Place]()
+        self.sizes: list[int] = []
+
+    @property
+    def taken(self) -> int:
+        return len(self._taken)
+
+    def land(self, size: int) -> "Place | None":
+        if self.taken == self._places:
+            return None
+        self.sizes.append(size)
+        place = Place(size)
+        self._taken.add(place)
+        return place
+
+
+class Place:
+    """Memory that a request lands in."""
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.view)
+
+    def __add__(self, more: bytes) -> "Place":
+        raise NotImplementedError
+
+
+async def test_large_requests_land_where_the_service_says_while_there_is_room() -> None:
+    echo, room, large = Echo(), Room(3), [bytes([number]) * (3 << 20) for number in range(8)]
+    async with running(echo, room.land) as server, library(server) as channel:
+        unary, up = channel.unary_unary(PATH.format("Unary")), channel.stream_unary(PATH.format("Up"))
+        assert await unary(b"x" * 1_000_000) == b"x" * 1_000_000
+        assert await up(iter(large[:2])) == b",".join(large[:2])
+        assert room.sizes == []
+        assert await asyncio.gather(*(unary(each) for each in large)) == large
+        assert 3 <= echo.landed == len(room.sizes)
+        await eventually(lambda: room.taken == 0)
+
+
+async def test_a_request_that_breaks_off_frees_its_place() -> None:
+    room = Room(3)
+    async with running(Echo(), room.land) as server:
+        async with talking(server) as (_, writer):
+            writer.write(call(1, "Unary", framing.pack(bytes(3 << 20))[:10_000], whole=False))
+            await eventually(lambda: room.taken == 1)
+            writer.write(frames.reset(1, frames.CANCEL))
+            await eventually(lambda: room.taken == 0)
+            writer.write(call(3, "Unary", framing.pack(bytes(3 << 20))[:10_000], whole=False))
+            await eventually(lambda: room.taken == 1)
+        await eventually(lambda: not gc.collect() and room.taken == 0)
 
 
 async def test_the_library_reads_how_a_call_failed() -> None:
@@ -183,10 +252,10 @@ async def talking(server: InnerServer) -> AsyncIterator[tuple[asyncio.StreamRead
         writer.close()
 
 
-def call(stream: int, method: str, data: bytes, *more: header_blocks.Header) -> bytes:
+def call(stream: int, method: str, data: bytes, *more: header_blocks.Header, whole: bool = True) -> bytes:
     block = header_blocks.write((*HEADS, (b":path", PATH.format(method).encode()), *more))
     return b"".join(frames.header_frames(stream, block, 16_384, end=False)) + frames.frame(
-        frames.DATA, frames.END_STREAM, stream, data
+        frames.DATA, frames.END_STREAM if whole else 0, stream, data
     )
 
 

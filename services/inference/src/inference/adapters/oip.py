@@ -1,11 +1,12 @@
 """Reads and relabels OIP messages for versions: under whose name a model is asked, and how two answers differ."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from servicekit.errors import Unavailable
+from servicekit.landed import MessageT
 from tritonclient.grpc import service_pb2 as oip
 
 from inference.core.ports import BACKEND_FAILED
@@ -22,9 +23,9 @@ NUMBERS: Final = {
 class OipLabels:
     """Relabels messages without reading them: of a protobuf field that is sent twice the last one counts."""
 
-    def asked(self, request: bytes, model: str) -> bytes:
+    def asked(self, request: MessageT, model: str) -> MessageT:
         """Return a request that names another model."""
-        return request + _field(1, model.encode())
+        return cast("MessageT", request + _field(1, model.encode()))
 
     def answered(self, response: bytes, model: str, version: str) -> bytes:
         """Return a ModelInferResponse of another model and version."""

@@ -10,9 +10,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from servicekit import telemetry
 from servicekit.errors import InvalidInput, NotFound, PenstockError, TimedOut, Unavailable
+from servicekit.landed import Message
 from servicekit.rpc import CallFailed, Link, Metadata
 from tritonclient.grpc import service_pb2 as oip
 
+from inference.adapters.shared_tensors import SharedTensors, is_near
+from inference.adapters.tensor_memory import Tensors
 from inference.adapters.triton_golden import GoldenInvalid, read_golden
 from inference.core.ports import (
     BACKEND_FAILED,
@@ -40,6 +43,7 @@ class TritonServer:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._shared = SharedTensors(address, self.call) if is_near(address) else None
 
     async def __aenter__(self) -> Self:
         """Open the connection."""
@@ -64,9 +68,17 @@ class TritonServer:
         self.open()
         await silent.close()
 
-    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> bytes:
+    async def call(self, method: str, request: bytes, timeout_s: float | None, metadata: Metadata = ()) -> bytes:
         """Return the serialised response of a unary method; raise CallFailed."""
         return await self._link.unary(f"{SERVICE}{method}", request, timeout_s, metadata)
+
+    async def infer(self, request: Message, timeout_s: float, metadata: Metadata = ()) -> bytes:
+        """Return the serialised response to a ModelInferRequest; raise CallFailed."""
+        if isinstance(request, Tensors) and self._shared is not None:
+            answer = await self._shared.infer(request, timeout_s, metadata)
+            if answer is not None:
+                return answer
+        return await self.call("ModelInfer", bytes(request), timeout_s, metadata)
 
     def stream(self, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """Yield the serialised responses to one request over a stream of its own; leaving cancels it."""
@@ -87,9 +99,14 @@ class TritonTensors:
         self._nested_config = _field(1, self._answer) if renamed else b""
         self._nested_response = _field(2, self._answer) if renamed else b""
 
-    async def infer(self, request: bytes, timeout_s: float) -> bytes:
+    async def infer(self, request: Message, timeout_s: float) -> bytes:
         """Forward a ModelInferRequest."""
-        return await self._call("ModelInfer", request, timeout_s, self._answer)
+        try:
+            # a message + b"" is the same object: one that is not renamed is not copied
+            response = await self._server.infer(request + self._ask, timeout_s, trace_metadata())
+        except CallFailed as error:
+            raise translate(error, self._name) from error
+        return response + self._answer
 
     async def metadata(self, request: bytes, timeout_s: float) -> bytes:
         """Forward a ModelMetadataRequest."""
@@ -110,7 +127,6 @@ class TritonTensors:
 
     async def _call(self, method: str, request: bytes, timeout_s: float, suffix: bytes) -> bytes:
         try:
-            # bytes + b"" is the same object: an unrenamed message is not copied
             response = await self._server.call(method, request + self._ask, timeout_s, trace_metadata())
         except CallFailed as error:
             raise translate(error, self._name) from error

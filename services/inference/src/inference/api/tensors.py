@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import grpc
 from servicekit import identity
+from servicekit.landed import Land, Message
 from servicekit.oip import read_model_name
 from servicekit.rpc import Service
 from tritonclient.grpc import service_pb2 as oip
@@ -48,7 +49,7 @@ class TensorServicer:
         """Return a model's configuration; its parameters carry version and digest."""
         return await self._pool.config(read_model_name(request), request)
 
-    async def ModelInfer(self, request: bytes, _context: Any) -> bytes:
+    async def ModelInfer(self, request: Message, _context: Any) -> bytes:
         """Run a model once."""
         return await self._pool.infer(self._model(request), request)
 
@@ -59,8 +60,8 @@ class TensorServicer:
                 async for response in responses:
                     yield response
 
-    def _model(self, request: bytes) -> str:
-        name = read_model_name(request)
+    def _model(self, request: Message) -> str:
+        name = read_model_name(request if isinstance(request, bytes) else request.view)
         self._allow(name)
         return name
 
@@ -92,12 +93,12 @@ def _add(servicer: TensorServicer, server: grpc.aio.Server) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
 
 
-def tensor_service(pool: Pool | VersionedPool) -> Service:
-    """Return OIP as servicekit serves it.
+def tensor_service(pool: Pool | VersionedPool, land: Land | None = None) -> Service:
+    """Return OIP as servicekit serves it; large requests are received where `land` says.
 
     Health and descriptions are open, as services ask for them before anybody calls. To run a model takes a scope that
     depends on the model, so the servicer checks it.
     """
     open_names = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig")
     scopes = dict.fromkeys(open_names, None) | dict.fromkeys(("ModelInfer", "ModelStreamInfer"), "")
-    return Service(SERVICE, _add, TensorServicer(pool), scopes)
+    return Service(SERVICE, _add, TensorServicer(pool), scopes, land)

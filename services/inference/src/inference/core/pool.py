@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from servicekit.errors import InvalidInput, NotFound
+from servicekit.landed import Message
 from servicekit.telemetry import Kind, Span, genai, span
 
 from inference.core.answer import Answer, Piece, Served, TakeText, Usage
@@ -69,7 +70,7 @@ class Pool:
                 _Recorder(served.measures, opened, start).record_answer(answer)
                 return answer
 
-    async def infer(self, name: str, request: bytes) -> bytes:
+    async def infer(self, name: str, request: Message) -> bytes:
         """Run a ModelInferRequest and return the ModelInferResponse; the errors are those of `generate`."""
         served, tensors = self._runner(name)
         async with served.admitted() as left_s:

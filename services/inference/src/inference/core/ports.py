@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from servicekit.errors import Unavailable
+from servicekit.landed import Message
 
 from inference.core.answer import Answer, Piece, TakeText
 from inference.core.generation import Order
@@ -66,7 +67,7 @@ class Generator(Protocol):
 class TensorRunner(Protocol):
     """Runs one model on OIP messages, which stay the bytes they are."""
 
-    async def infer(self, request: bytes, timeout_s: float) -> bytes:
+    async def infer(self, request: Message, timeout_s: float) -> bytes:
         """Return the ModelInferResponse to a ModelInferRequest. Raises InvalidInput, Unavailable or TimedOut."""
         ...
 

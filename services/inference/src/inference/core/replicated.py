@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Final, Protocol, TypeVar
 
 from servicekit.errors import PenstockError
+from servicekit.landed import Message
 
 from inference.core.answer import Answer, Piece, TakeText
 from inference.core.attempt import Attempt
@@ -102,7 +103,7 @@ class ReplicatedTensors:
     def __init__(self, trying: Trying) -> None:
         self._trying = trying
 
-    async def infer(self, request: bytes, timeout_s: float) -> bytes:
+    async def infer(self, request: Message, timeout_s: float) -> bytes:
         """Return the ModelInferResponse of one replica. Raises InvalidInput, Unavailable or TimedOut."""
         return await self._trying.once(lambda replica, left_s: _tensors(replica).infer(request, left_s), timeout_s)
 

@@ -11,6 +11,7 @@ from random import random as uniform
 from typing import Final, Protocol
 
 from servicekit.errors import PenstockError, Unavailable
+from servicekit.landed import Message
 from servicekit.telemetry.metrics import counter, gauge
 
 from inference.core.answer import Answer
@@ -75,7 +76,7 @@ class ComparisonStore(Protocol):
 class ShadowRunner(Protocol):
     """Runs the catalogue's entries: the pool."""
 
-    async def infer(self, name: str, request: bytes) -> bytes:
+    async def infer(self, name: str, request: Message) -> bytes:
         """Run a ModelInferRequest."""
         ...
 
@@ -91,7 +92,7 @@ class Mirrored:
     route: Route
     version: str
     entry: str
-    request: bytes | Order
+    request: Message | Order
     answer: bytes | tuple[str, ...]
     seconds: float
 
@@ -99,14 +100,14 @@ class Mirrored:
     def size(self) -> int:
         """Bytes of the messages; what a chat holds is small."""
         request, answer = self.request, self.answer
-        return len(request) + len(answer) if isinstance(request, bytes) else 0
+        return 0 if isinstance(request, Order) else len(request) + len(answer)
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
     """What is needed to mirror tensors: the request under another name, and the difference of two responses."""
 
-    asked: Callable[[bytes, str], bytes]
+    asked: Callable[[Message, str], Message]
     compare: Callable[[bytes, bytes], Difference]
 
 
@@ -208,7 +209,7 @@ class Mirror:
 
     async def _difference(self, mirrored: Mirrored, candidate: Candidate) -> Difference:
         request, answer = mirrored.request, mirrored.answer
-        if isinstance(request, bytes) and isinstance(answer, bytes):
+        if not isinstance(request, Order) and isinstance(answer, bytes):
             theirs = await self._runner.infer(candidate.served_by, self._tensors.asked(request, candidate.served_by))
             if len(answer) + len(theirs) < LARGE_BYTES:
                 return self._tensors.compare(answer, theirs)

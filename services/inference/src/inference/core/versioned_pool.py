@@ -8,6 +8,7 @@ from random import random as uniform
 from typing import Final, Protocol
 
 from servicekit.errors import Unavailable
+from servicekit.landed import Message, MessageT
 from servicekit.telemetry.metrics import counter
 
 from inference.core.answer import Answer, Piece, Served, TakeText
@@ -29,7 +30,7 @@ ROUTED = counter(
 class TensorLabels(Protocol):
     """Changes what an OIP message says of its model, and nothing else of it."""
 
-    def asked(self, request: bytes, model: str) -> bytes:
+    def asked(self, request: MessageT, model: str) -> MessageT:
         """Return a request of a model (inference, metadata, configuration) that names `model` instead."""
         ...
 
@@ -119,7 +120,7 @@ class VersionedPool:
             return self._pool.complete(name, order)
         return self._complete(route, self._choose(route), order)
 
-    def infer(self, name: str, request: bytes) -> Awaitable[bytes]:
+    def infer(self, name: str, request: Message) -> Awaitable[bytes]:
         """Run a ModelInferRequest and return the ModelInferResponse."""
         route = self._traffic.routes.get(name)
         if route is None:
@@ -177,10 +178,10 @@ class VersionedPool:
         served = self._entries.get(candidate.served_by)
         return served is not None and served.state.digest == candidate.digest
 
-    def _asked(self, name: str, chosen: Chosen, request: bytes) -> bytes:
+    def _asked(self, name: str, chosen: Chosen, request: MessageT) -> MessageT:
         return request if chosen.entry == name else self._labels.asked(request, chosen.entry)
 
-    async def _infer(self, route: Route, chosen: Chosen, request: bytes) -> bytes:
+    async def _infer(self, route: Route, chosen: Chosen, request: Message) -> bytes:
         start = time.monotonic()
         response = await self._pool.infer(chosen.entry, self._asked(route.model, chosen, request))
         self._mirror_of(route, chosen, request, response, start)
@@ -214,7 +215,7 @@ class VersionedPool:
         self._mirror_of(route, chosen, order, tuple("".join(texts[index]) for index in sorted(texts)), start)
 
     def _mirror_of(
-        self, route: Route, chosen: Chosen, request: bytes | Order, answer: bytes | tuple[str, ...], start: float
+        self, route: Route, chosen: Chosen, request: Message | Order, answer: bytes | tuple[str, ...], start: float
     ) -> None:
         """Offer a request to the shadow, if there is one and it was the champion that answered."""
         if route.shadow and not chosen.canary:

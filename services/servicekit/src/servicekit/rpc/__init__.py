@@ -1,7 +1,7 @@
 """gRPC, both sides: `serve` a service, and reach another through a `Channel`."""
 
 from servicekit.rpc.client import Channel
-from servicekit.rpc.framing import CallFailed
+from servicekit.rpc.framing import CallFailed, CallLost
 from servicekit.rpc.interceptor import Authenticate
 from servicekit.rpc.link import Link, Metadata
 from servicekit.rpc.passage import Passage
@@ -13,6 +13,7 @@ __all__ = [
     "AddressTaken",
     "Authenticate",
     "CallFailed",
+    "CallLost",
     "Channel",
     "Link",
     "Metadata",

@@ -15,6 +15,7 @@ from servicekit.http2 import frames, header_blocks
 from servicekit.http2.connection import Connection, Stream
 from servicekit.http2.frame_reader import Part
 from servicekit.http2.header_blocks import Header
+from servicekit.landed import LEAST_LANDED_BYTES, Land, Landed, Message
 
 PREFIX_BYTES: Final = 5
 LARGEST_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -52,6 +53,10 @@ class CallFailed(Exception):
         self.details = details
 
 
+class CallLost(CallFailed):
+    """Nobody knows what became of a call: its connection or its stream ended without an answer."""
+
+
 def pack(message: bytes) -> bytes:
     """Return a message as it travels."""
     return b"\0%b%b" % (len(message).to_bytes(4, "big"), message)
@@ -60,15 +65,18 @@ def pack(message: bytes) -> bytes:
 class Messages:
     """Puts messages together from the data of one stream."""
 
-    __slots__ = ("_head", "_parts", "missing")
+    __slots__ = ("_head", "_landed", "_parts", "land", "missing")
 
     def __init__(self) -> None:
+        self.land: Land | None = None
+        """Says where a large message is to be received."""
+        self._landed: Landed | None = None
         self.missing = 0
         """How many bytes of a message that has begun are still to come."""
         self._head = b""
         self._parts: list[Part] = []
 
-    def feed(self, part: Part) -> Sequence[bytes]:
+    def feed(self, part: Part) -> Sequence[Message]:
         """Return the messages that are complete now; raise CallFailed for one that cannot be taken."""
         if not self.missing and not self._head:
             size = len(part) - PREFIX_BYTES
@@ -81,8 +89,8 @@ class Messages:
         """Whether the stream cannot end here."""
         return bool(self.missing or self._head)
 
-    def _pieces(self, part: Part) -> list[bytes]:
-        messages: list[bytes] = []
+    def _pieces(self, part: Part) -> list[Message]:
+        messages: list[Message] = []
         at, size = 0, len(part)
         while at < size:
             if not self.missing:
@@ -92,14 +100,23 @@ class Messages:
                 if len(self._head) < PREFIX_BYTES:
                     break
                 self.missing, self._head = _announced(self._head), b""
+                if self.land is not None and self.missing >= LEAST_LANDED_BYTES:
+                    self._landed = self.land(self.missing)
             piece = part[at : at + self.missing]
             at += len(piece)
-            self._parts.append(piece)
+            self._keep(piece)
             self.missing -= len(piece)
             if not self.missing:
-                messages.append(b"".join(self._parts))
-                self._parts = []
+                messages.append(b"".join(self._parts) if self._landed is None else self._landed)
+                self._parts, self._landed = [], None
         return messages
+
+    def _keep(self, piece: Part) -> None:
+        if self._landed is None:
+            self._parts.append(piece)
+        else:
+            start = len(self._landed) - self.missing
+            self._landed.view[start : start + len(piece)] = piece
 
 
 class MessageStream(Stream):
@@ -112,7 +129,7 @@ class MessageStream(Stream):
         self._messages = Messages()
         self._admitted = 0
 
-    def put_together(self, part: Part) -> Sequence[bytes]:
+    def put_together(self, part: Part) -> Sequence[Message]:
         """Return the messages that are complete now; raise CallFailed for one that cannot be taken."""
         messages = self._messages.feed(part)
         missing = self._messages.missing
@@ -123,7 +140,7 @@ class MessageStream(Stream):
             self._admitted = missing
         return messages
 
-    def dealt_with(self, message: bytes) -> None:
+    def dealt_with(self, message: Message) -> None:
         """Let the other side send as much again."""
         self.taken(len(message) + PREFIX_BYTES)
 
@@ -179,9 +196,9 @@ def read_status(headers: Mapping[bytes, bytes]) -> CallFailed | None:
     return CallFailed(code, message, _binary(headers.get(DETAILS_KEY.encode(), b"")))
 
 
-def of_reset(code: int) -> CallFailed:
+def of_reset(code: int) -> CallLost:
     """Return how a call failed whose stream the other side gave up."""
-    return CallFailed(CODE_OF_RESET.get(code, grpc.StatusCode.INTERNAL), f"the stream was reset with code {code}")
+    return CallLost(CODE_OF_RESET.get(code, grpc.StatusCode.INTERNAL), f"the stream was reset with code {code}")
 
 
 def _binary(value: bytes) -> bytes:

@@ -16,6 +16,7 @@ from servicekit.http2 import frames, header_blocks
 from servicekit.http2.connection import Connection, Stream
 from servicekit.http2.frame_reader import Part
 from servicekit.http2.header_blocks import Header
+from servicekit.landed import Message
 from servicekit.rpc import framing
 from servicekit.rpc.framing import CallFailed, MessageStream
 from servicekit.rpc.interceptor import Incoming, Method, OpenMethod
@@ -179,7 +180,7 @@ class _Answer(MessageStream):
         self._task: asyncio.Task[None] | None = None
         self._method: Served | None = None
         self._incoming: Incoming | None = None
-        self._requests: list[bytes] = []
+        self._requests: list[Message] = []
         self._filled = asyncio.Event()
         self._sent = asyncio.Event()
         self._begun = self._answered = self._ended = self._late = self._streams = False
@@ -240,6 +241,7 @@ class _Answer(MessageStream):
         traceparent = headers.get(b"traceparent", b"").decode("latin-1")
         authorization = headers.get(b"authorization", b"").decode("latin-1")
         self._method, self._incoming = method, Incoming(authorization, timeout_s, traceparent or None)
+        self._messages.land = method.land
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
 
@@ -266,10 +268,10 @@ class _Answer(MessageStream):
         if method is not None and incoming is not None and method.handler.request_streaming and self._task is None:
             self._start(method, incoming, self._each())
 
-    def _start(self, method: Served, incoming: Incoming, request: bytes | AsyncIterator[bytes]) -> None:
+    def _start(self, method: Served, incoming: Incoming, request: Message | AsyncIterator[Message]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._answer(method, incoming, request))
 
-    async def _each(self) -> AsyncIterator[bytes]:
+    async def _each(self) -> AsyncIterator[Message]:
         while True:
             while self._requests:
                 request = self._requests.pop(0)
@@ -304,6 +306,8 @@ class _Answer(MessageStream):
             if not self._late:
                 raise
             self._fail(NO_LONGER)
+        finally:
+            self._task = None  # it holds how it was cancelled, and by that the request, and this call
 
     async def _stream(self, method: Served, incoming: Incoming, request: Any) -> None:
         self._streams = True

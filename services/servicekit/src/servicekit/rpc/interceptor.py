@@ -16,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from servicekit import deadline, identity
 from servicekit.errors import InvalidInput, PenstockError, TimedOut
 from servicekit.identity import Identity
+from servicekit.landed import Land
 from servicekit.rpc.framing import DETAILS_KEY, CallFailed
 from servicekit.rpc.wire import PeerFailed, to_wire
 from servicekit.telemetry import Kind, span, trace_id
@@ -73,6 +74,7 @@ class Method:
     scope: str | None
     authenticate: Authenticate
     handler: Any
+    land: Land | None = None
 
     async def unary(self, incoming: Incoming, request: Any, context: Any = None) -> Any:
         """Return the response; raise CallFailed."""
@@ -150,6 +152,7 @@ class OpenMethod:
 
     handler: Any
     scope: None = None
+    land: None = None
 
     async def unary(self, _incoming: Incoming, request: bytes, context: Any) -> Any:
         """Return the response; raise CallFailed."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import Context
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 import grpc
 
@@ -16,7 +16,7 @@ from servicekit.http2.connection import Connection, Stream
 from servicekit.http2.frame_reader import Part
 from servicekit.http2.header_blocks import Header
 from servicekit.rpc import framing
-from servicekit.rpc.framing import CallFailed, MessageStream
+from servicekit.rpc.framing import CallFailed, CallLost, MessageStream
 
 CONNECT_TIMEOUT_S: Final = 2.0
 KEEPALIVE_S: Final = 20.0
@@ -61,7 +61,10 @@ class Link:
         finally:
             call.leave()
         if call.failure is not None:
-            raise call.failure
+            try:
+                raise call.failure
+            finally:
+                del call  # it holds the error, whose traceback would hold it and what callers have in hand
         if not call.responses:
             raise CallFailed(grpc.StatusCode.INTERNAL, "the call ended without a response")
         return call.responses[0]
@@ -94,7 +97,10 @@ class Link:
         finally:
             call.leave()
         if call.failure is not None:
-            raise call.failure
+            try:
+                raise call.failure
+            finally:
+                del call  # as above
 
     async def finish(self) -> None:
         """Take no new calls, and close the connection when the open ones are answered."""
@@ -298,7 +304,7 @@ class _Call(MessageStream):
     def data(self, part: Part, *, ended: bool) -> None:
         """Take responses."""
         try:
-            for response in self.put_together(part):
+            for response in cast("Sequence[bytes]", self.put_together(part)):  # no place is named for it to land in
                 if self._take is not None and self._is_awaited() and self._take(response):
                     self.dealt_with(response)
                 else:
@@ -313,7 +319,7 @@ class _Call(MessageStream):
 
     def broken(self, code: int | None) -> None:
         """Take that there will be no answer."""
-        lost = CallFailed(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+        lost = CallLost(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
         self._end(lost if code is None else framing.of_reset(code))
 
     def _let_go(self) -> None:

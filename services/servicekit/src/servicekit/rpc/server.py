@@ -16,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from servicekit.identity import Identity, Verifier
+from servicekit.landed import Land
 from servicekit.rpc.inner_server import InnerServer
 from servicekit.rpc.interceptor import OPEN_PREFIXES, Authenticate, Method, Methods, OpenMethod
 from servicekit.settings import ServiceSettings
@@ -42,13 +43,15 @@ class Service:
     """One gRPC service: its full proto name, how it is added to a server, and the scope each method needs.
 
     The empty scope lets any authenticated caller in, None everybody: that is for health and for descriptions that hold
-    no tenant's data. Every method has to be listed.
+    no tenant's data. Every method has to be listed. A method that takes one request as bytes gets a large one where
+    `land` says, if there is a place.
     """
 
     name: str
     add: Callable[[Any, grpc.aio.Server], None]
     servicer: object
     scopes: Mapping[str, str | None]
+    land: Land | None = None
 
     def methods(self, authenticate: Authenticate) -> Iterator[Method]:
         """Yield every listed method; raise TypeError for one that the servicer does not have."""
@@ -58,7 +61,8 @@ class Service:
             path = f"/{self.name}/{name}"
             if (handler := registered.find(path)) is None:
                 raise TypeError(f"{path} is listed, but nothing serves it")
-            yield Method(path, scope, authenticate, handler)
+            as_bytes = handler.request_deserializer is None and not handler.request_streaming
+            yield Method(path, scope, authenticate, handler, self.land if as_bytes else None)
 
 
 @dataclass(frozen=True, slots=True)
