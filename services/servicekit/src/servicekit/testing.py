@@ -53,6 +53,22 @@ def caller(
         yield identity
 
 
+class Place:
+    """Memory that a message lands in: a `servicekit.landed.Landed`."""
+
+    def __init__(self, size: int) -> None:
+        self.view = memoryview(bytearray(size))
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.view)
+
+    def __add__(self, more: bytes) -> "Place":
+        raise NotImplementedError
+
+
 async def eventually(check: Callable[[], Awaitable[bool] | bool], timeout_s: float = 5.0) -> None:
     """Wait until `check` is true; raise AssertionError after `timeout_s` seconds."""
     loop = asyncio.get_running_loop()

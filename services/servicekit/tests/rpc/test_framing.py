@@ -8,6 +8,7 @@ from servicekit.http2 import header_blocks
 from servicekit.landed import Message
 from servicekit.rpc import CallFailed, framing
 from servicekit.rpc.framing import LARGEST_MESSAGE_BYTES, Messages
+from servicekit.testing import Place
 
 CODES = st.sampled_from([code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 
@@ -24,22 +25,6 @@ def test_messages_are_put_together_from_any_pieces(sent: list[bytes], cuts: list
         got += messages.feed(memoryview(piece) if views else piece)
     assert got == sent
     assert not messages.broken_off
-
-
-class Place:
-    """Memory that a message lands in."""
-
-    def __init__(self, size: int) -> None:
-        self.view = memoryview(bytearray(size))
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __bytes__(self) -> bytes:
-        return bytes(self.view)
-
-    def __add__(self, more: bytes) -> "Place":
-        raise NotImplementedError
 
 
 @given(

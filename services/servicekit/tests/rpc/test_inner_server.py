@@ -19,7 +19,7 @@ from servicekit.landed import Land, Message
 from servicekit.rpc import Service, framing
 from servicekit.rpc.inner_server import InnerServer
 from servicekit.rpc.server import listen
-from servicekit.testing import authenticate, caller, eventually
+from servicekit.testing import Place, authenticate, caller, eventually
 
 LARGE = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 PATH = "/test.Echo/{}"
@@ -115,29 +115,13 @@ class Room:
     def taken(self) -> int:
         return len(self._taken)
 
-    def land(self, size: int) -> "Place | None":
+    def land(self, size: int) -> Place | None:
         if self.taken == self._places:
             return None
         self.sizes.append(size)
         place = Place(size)
         self._taken.add(place)
         return place
-
-
-class Place:
-    """Memory that a request lands in."""
-
-    def __init__(self, size: int) -> None:
-        self.view = memoryview(bytearray(size))
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def __bytes__(self) -> bytes:
-        return bytes(self.view)
-
-    def __add__(self, more: bytes) -> "Place":
-        raise NotImplementedError
 
 
 async def test_large_requests_land_where_the_service_says_while_there_is_room() -> None:
