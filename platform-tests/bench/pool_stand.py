@@ -112,6 +112,7 @@ def pool_process(folder: Path, catalogue: str) -> Iterator[Process]:
         "INFERENCE_IDENTITY_PUBLIC_KEY_FILE": str(key),
         "INFERENCE_VERSION_DATABASE": str(folder / "versions.db"),
         "INFERENCE_TRACE_RATIO": "0.01",
+        "INFERENCE_TRACE_FILE": str(folder / "spans.jsonl"),
     }
     pool = Process([sys.executable, "-m", "inference.main"], port, folder / "pool.log", variables).start()
     pool.metrics_url = f"http://127.0.0.1:{metrics}/metrics"

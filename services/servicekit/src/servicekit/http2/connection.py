@@ -69,7 +69,11 @@ class Stream:
 
     def send_headers(self, block: bytes, *, end: bool = False) -> None:
         """Send a header block, after all data that still waits."""
-        written = b"".join(frames.header_frames(self.number, block, self.connection.frame_limit, end=end))
+        if len(block) <= frames.SMALLEST_FRAME_LIMIT:
+            flags = frames.END_HEADERS | (frames.END_STREAM if end else 0)
+            written = frames.frame(frames.HEADERS, flags, self.number, block)
+        else:
+            written = b"".join(frames.header_frames(self.number, block, self.connection.frame_limit, end=end))
         if self._waiting:
             self._waiting.append(written)
         else:
@@ -234,6 +238,11 @@ class Connection(asyncio.Protocol):
         """Send what was written, and wait for no more."""
         if not self.gone:
             self._packets.hurry()
+
+    def lone(self) -> None:
+        """Send what was written if there is nobody else whose frames could go along."""
+        if len(self.streams) <= 1:
+            self.hurry()
 
     def may_send(self) -> bool:
         """Tell whether data would go out."""

@@ -1,7 +1,6 @@
 """Cuts what a socket gives into frames; of data it keeps none back, however large the frame."""
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Final
 
 from servicekit.http2 import frames
@@ -12,9 +11,7 @@ FRAME_LIMIT: Final = 256 * 1024
 
 LARGEST_HEADERS: Final = 64 * 1024
 MOST_CONTINUATIONS: Final = 16
-
-HEAD: Final = Struct(">HBBBL")
-"""Length in two parts, kind, flags, stream."""
+WHOLE_AND_PLAIN: Final = frames.END_HEADERS | frames.PADDED | frames.PRIORITISED
 
 Part = bytes | memoryview
 """A piece of data: a view of what was received where copying it would cost more than keeping that alive."""
@@ -73,7 +70,7 @@ class FrameReader:
         start = at + frames.FRAME_HEAD_BYTES
         if start > size:
             return at
-        high, low, kind, flags, stream = HEAD.unpack_from(data, at)
+        high, low, kind, flags, stream = frames.HEAD.unpack_from(data, at)
         length: int = high << 8 | low
         stream &= frames.LARGEST_WINDOW
         if length > FRAME_LIMIT:
@@ -97,6 +94,9 @@ class FrameReader:
         return end
 
     def _headers(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == frames.HEADERS and flags & WHOLE_AND_PLAIN == frames.END_HEADERS and len(payload) <= LARGEST_HEADERS:
+            self._take(frames.HEADERS, flags, stream, payload)
+            return
         if kind == frames.HEADERS:
             if flags & frames.PADDED:
                 payload = frames.unpadded(payload)

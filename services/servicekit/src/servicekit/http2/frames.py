@@ -1,10 +1,14 @@
 """Frames of HTTP/2 as bytes (RFC 9113, section 6)."""
 
 from collections.abc import Iterator, Sequence
+from struct import Struct
 from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-FRAME_HEAD_BYTES: Final = 9
+HEAD: Final = Struct(">HBBBL")
+"""What every frame begins with: its length in two parts, kind, flags, stream."""
+
+FRAME_HEAD_BYTES: Final = HEAD.size
 
 DATA: Final = 0
 HEADERS: Final = 1
@@ -55,12 +59,13 @@ class Http2Error(Exception):
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     """Return a frame."""
-    return b"%b%c%c%b%b" % (len(payload).to_bytes(3, "big"), kind, flags, stream.to_bytes(4, "big"), payload)
+    size = len(payload)
+    return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
 
 def data_head(size: int, flags: int, stream: int) -> bytes:
     """Return what precedes `size` bytes of data."""
-    return b"%b\0%c%b" % (size.to_bytes(3, "big"), flags, stream.to_bytes(4, "big"))
+    return HEAD.pack(size >> 8, size & 0xFF, DATA, flags, stream)
 
 
 def header_frames(stream: int, block: bytes, limit: int, *, end: bool) -> Iterator[bytes]:

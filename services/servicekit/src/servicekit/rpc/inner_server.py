@@ -354,6 +354,7 @@ class _Answer(MessageStream):
         if self._answered or self.number not in self.connection.streams:
             return
         self.send_headers(status if self._begun else framing.ANSWER + status, end=True)
+        self.connection.lone()
         self._answered = True
         if not self.waits:
             self.connection.forget(self)

@@ -199,6 +199,7 @@ class _ClientConnection(Connection):
         self._next += 2
         call.send_headers(head)
         call.send(framing.pack(request), end=True)
+        self.lone()
         if timeout_s is not None:
             call.end_after(timeout_s)
         return call
