@@ -248,3 +248,10 @@ async def test_a_stop_text_ends_the_readers_answer(server: TritonServer) -> None
     pieces = await generate(server, PROMPT, stop=("1936",))
     assert "1936" not in text(pieces)
     assert pieces[-1].deltas[-1].finish_reason is FinishReason.STOP
+
+
+async def test_a_configuration_that_did_not_change_is_read_once(server: TritonServer) -> None:
+    prober = TritonProber(server, "minilm-l6")
+    states = [await prober.probe(5.0) for _ in range(20)]
+    assert states[0].golden is not None
+    assert all(state is states[0] for state in states)

@@ -145,7 +145,7 @@ class TritonProber:
         self._ready = oip.ModelReadyRequest(name=triton_name).SerializeToString()
         self._config = oip.ModelConfigRequest(name=triton_name).SerializeToString()
         self._index = oip.RepositoryIndexRequest().SerializeToString()
-        self._read = b"", ModelState(ready=False)
+        self._read: tuple[Any, ModelState] = None, ModelState(ready=False)
 
     async def probe(self, timeout_s: float) -> ModelState:
         """Return the state; version, digest and golden are the builder's parameters in config.pbtxt."""
@@ -163,9 +163,10 @@ class TritonProber:
     def _state(self, message: bytes) -> ModelState:
         """Return what a configuration says; an unchanged one is not read again, and keeps its golden cases."""
         known, state = self._read
-        if message != known:
-            state = self._described(oip.ModelConfigResponse.FromString(message).config)
-            self._read = message, state
+        config = oip.ModelConfigResponse.FromString(message).config  # Triton writes its maps in another order each time
+        if config != known:
+            state = self._described(config)
+            self._read = config, state
         return state
 
     def _described(self, config: Any) -> ModelState:
