@@ -8,7 +8,7 @@ import grpc
 import pytest
 from servicekit.http2 import frames, header_blocks
 from servicekit.http2.frames import DATA, END_STREAM
-from servicekit.rpc import CallFailed, Link, framing, link
+from servicekit.rpc import CallFailed, CallLost, Link, framing, link
 from servicekit.testing import eventually
 
 HELLO = frames.settings(())
@@ -80,7 +80,7 @@ async def test_a_call_ends_as_the_server_left_it(said: bytes, code: str) -> None
 async def test_a_connection_that_is_cut_fails_its_calls_at_once(said: bytes) -> None:
     async with speaking(saying(said, stay=False)) as address:
         asked = Link(address)
-        with pytest.raises(CallFailed) as raised:
+        with pytest.raises(CallLost) as raised:
             await asked.unary("/a/B", b"?", 30)
         assert raised.value.code is grpc.StatusCode.UNAVAILABLE
         await asked.close()
