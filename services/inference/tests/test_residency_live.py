@@ -1,7 +1,9 @@
 """Three real Triton servers with memory for two models each, and eight models that are asked for."""
 
 import asyncio
+import os
 import random
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -156,3 +158,28 @@ async def test_wrong_files_a_dead_server_and_one_that_comes_back(
                 return False
 
         await eventually(answers, timeout_s=20.0)
+
+
+@pytest.mark.slow
+async def test_a_graph_that_is_not_what_was_built_serves_nobody_and_disturbs_nobody(
+    start_tritons: Callable[..., list[Any]], built_models: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    write_model(repository, "good")
+    refusals = {"cut": "is cut off", "garbled": "is no ONNX model", "torn": "not be loaded", "wrong": "answers wrongly"}
+    graphs = {name: repository / name / "1/model.onnx" for name in refusals}
+    for name in graphs:
+        shutil.copytree(built_models / "minilm-l6", repository / name)
+    os.truncate(graphs["cut"], graphs["cut"].stat().st_size // 2)
+    for name, at, size in (("garbled", 0, 100), ("torn", 12_000_000, 1_000_000), ("wrong", 500_000, 9_000_000)):
+        with graphs[name].open("r+b") as file:
+            file.seek(at)
+            file.write(b"7" * size)
+    servers = start_small(start_tritons, repository, 1)
+    async with site(tmp_path, servers, ("good", *refusals), ", pinned: [good]") as there:
+        for name, why in refusals.items():
+            with pytest.raises(Unavailable, match=why) as caught:
+                await there.ask(name)
+            assert caught.value.reason == "not_loaded"
+            assert str(tmp_path) not in caught.value.message
+            assert await there.ask("good", 7) == 7
