@@ -174,7 +174,8 @@ async def test_a_failed_request_of_a_stream_is_a_text_and_the_stream_goes_on(gat
 async def test_a_failed_stream_is_a_status_for_who_asks_for_it(gateway: Gateway) -> None:
     async with client(gateway) as triton:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await streamed(triton, key(gateway.key) | {"triton_grpc_error": "true"}, ("none", 1), ("echo", 1))
+            # gRPC's client would take a second request, that it may not send any more, for how the call ended
+            await streamed(triton, key(gateway.key) | {"triton_grpc_error": "true"}, ("none", 1))
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
