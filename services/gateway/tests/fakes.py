@@ -96,7 +96,7 @@ async def running(
             FeatureStoreFeatures(channel),
         )
         models = Models(InferenceModelCards(backends.models, minter.mint).fetch)
-        assert await models.refresh()
+        await eventually(models.refresh)
         world.forget()
         cooldowns = Cooldowns(CooldownPolicy())
         router = Router(models, lambda: routes, cooldowns)
