@@ -179,7 +179,7 @@ def measure() -> list[Figure]:
         flag, repository = folder / "wrong", folder / "models"
         shutil.copytree(MODELS / ENCODER, repository / ENCODER)
         program = next((repository / ENCODER).glob("*/model.py"))
-        lie = f"vectors[request][row] = vector[::-1] if __import__("os").path.exists({str(flag)!r}) else vector"
+        lie = f"vectors[request][row] = vector[::-1] if __import__('os').path.exists({str(flag)!r}) else vector"
         program.write_text(program.read_text("utf-8").replace(HONEST, lie), "utf-8")
         servers = [triton(where, (ENCODER,), folder / "tritons.log") for where in (MODELS, MODELS, repository)]
         for server in servers:
