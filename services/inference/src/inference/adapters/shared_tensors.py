@@ -71,12 +71,11 @@ class SharedTensors:
         running = asyncio.create_task(self._call("ModelInfer", asked, None, metadata))
         self._running.add(running)
         running.add_done_callback(lambda ended: self._over(ended, request))
+        SHARED.inc()
         try:
-            answer = await asyncio.shield(running)
+            return await asyncio.shield(running)
         finally:
             del running  # it holds the error, whose traceback would hold it and the request
-        SHARED.inc()
-        return answer
 
     def _over(self, ended: asyncio.Task[bytes], request: Tensors) -> None:
         self._running.discard(ended)
