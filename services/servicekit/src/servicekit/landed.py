@@ -1,9 +1,9 @@
 """Large messages that are received where they are to be used, in memory that a service provides."""
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-LEAST_LANDED_BYTES = 1024 * 1024
+LEAST_LANDED_BYTES: Final = 1024 * 1024
 """What is smaller is put together as any message is."""
 
 

@@ -73,7 +73,7 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     for _ in range(MOST_FIELDS):
         if position == end:
             return
-        tag, position = (message[position], position + 1) if message[position] < 0x80 else _varint(message, position)
+        tag, position = _varint(message, position)
         if not tag >> 3:
             raise _malformed()
         if tag & 7 == LENGTH_DELIMITED:
