@@ -23,7 +23,7 @@ from residency import MIB, UNMANAGED, Outcome, ask, counted, pool, ready, write_
 
 OTHERS = tuple(f"fp32-{number}" for number in range(3))
 BUDGET_BYTES = 900 * MIB
-ROUNDS, TURN_S, PAUSE_S = 6, 5.0, 0.01
+ROUNDS, TURN_S, PAUSE_S = 12, 5.0, 0.01
 Condition = Callable[[], AbstractAsyncContextManager[None]]
 
 

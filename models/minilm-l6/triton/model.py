@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from batching import BadInput, Texts, plan_runs
-from onnx_session import open_session
+from onnx_session import open_session, step_back
 
 
 class TritonPythonModel:
@@ -36,6 +36,10 @@ class TritonPythonModel:
                 )
         vectors = iter(self._encode(accepted))
         return [answer or _respond(next(vectors)) for answer in answers]
+
+    def finalize(self) -> None:
+        """Give the memory back without being in anybody's way."""
+        step_back()
 
     def _read(self, request: Any) -> Texts:
         ids, mask = (

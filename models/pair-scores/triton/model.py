@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
-from onnx_session import open_session
+from onnx_session import open_session, step_back
 from scorer import BadPairs, Floats, Scorer, Tokens, check
 
 
@@ -26,6 +26,10 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request; a wrong one gets its own error."""
         return [self._answer(request) for request in requests]
+
+    def finalize(self) -> None:
+        """Give the memory back without being in anybody's way."""
+        step_back()
 
     def _answer(self, request: Any) -> Any:
         ids, mask = (

@@ -128,6 +128,10 @@ def start_triton(launch: Launch) -> None:
         "ORT_DISABLE_TELEMETRY": "1",
         # Idle arenas of many threads would hold memory that is never used again.
         "MALLOC_ARENA_MAX": "2",
+        # As soon as NumPy is imported, OpenBLAS has a thread for each core spin, in every backend process.
+        "OPENBLAS_NUM_THREADS": "1",
+        # A load keeps one core busy at a time, whatever the number of a model's instances.
+        "TRITON_PARALLEL_INSTANCE_LOADING": "0",
         "PATH": f"{launch.environment.folder / 'bin'}:{os.defpath}",
     }
     command = launch.command(site, backends)

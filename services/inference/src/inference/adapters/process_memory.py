@@ -13,6 +13,7 @@ from inference.core.residency_ports import Memory
 PROC: Final = Path("/proc")
 LISTENING: Final = "0A"
 STUB: Final = "triton_python_backend_stub"
+SHORT_BYTES: Final = 64 * 1024
 MODEL_FILE: Final = re.compile(r"/([^/]+)/\d+/[^/]+$")
 """The first argument of a backend process: the model's file in the repository."""
 
@@ -80,8 +81,10 @@ class ProcessMemory:
         return found
 
     def _descendants(self, pid: int) -> Iterator[int]:
-        for listing in (self._proc / str(pid) / "task").glob("*/children"):
-            for child in map(int, _text(listing).split()):
+        """Yield what the threads of a process have started; by plain calls, as a server has over 200 threads."""
+        threads = f"{self._proc}/{pid}/task"
+        for thread in _listed(threads):
+            for child in map(int, _short(f"{threads}/{thread}/children").split()):
                 yield child
                 yield from self._descendants(child)
 
@@ -113,6 +116,25 @@ def _targets(folder: Path) -> Iterator[str]:
             yield str(entry.readlink())
     except OSError:  # it has ended, or is not ours
         return
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:  # it has ended
+        return []
+
+
+def _short(path: str) -> bytes:
+    """Return a file that the kernel writes at once."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            return os.read(file, SHORT_BYTES)
+        finally:
+            os.close(file)
+    except OSError:  # it has ended
+        return b""
 
 
 def _text(path: Path) -> str:
