@@ -25,7 +25,7 @@ from resources import family  # noqa: E402
 from stand import QUICK, Stand  # noqa: E402
 
 SATURATING, BESIDE = 32, 16
-MEASURED_S, ROUNDS = 4.0, 3
+MEASURED_S, ROUNDS, WINDOWS = 4.0, 3, 5
 SHARE_BELOW_SATURATION = 0.5
 UV = ROOT / ".penstock" / "tools" / "uv" / "bin" / "uv"
 PASSTHROUGH_ENV = ROOT / ".penstock" / "env" / "passthrough"
@@ -147,12 +147,15 @@ async def measure(stand: Stand) -> list[Figure]:
                 rates.append((await chatter.load(SATURATING, MEASURED_S))[0])
         _, alone = await chatter.load(1, MEASURED_S)
         rate = median(rates)
-        beside = await chatter.paced(BESIDE, rate * SHARE_BELOW_SATURATION, MEASURED_S)
+        paced = [await chatter.paced(BESIDE, rate * SHARE_BELOW_SATURATION, MEASURED_S) for _ in range(WINDOWS)]
     return [
         Figure("chats on one core, 32 callers", rate, "1/s", bar=1000),
         Figure("  the same as a share of a bare pass-through", rate, "1/s", baseline=median(bare_rates)),
         Figure("chats on one core, 1 caller, p50", median(alone) * 1e3, "ms", bar=1.8, at_most=True),
-        Figure(
-            "chats, 16 callers at half the rate, p99", quantiles(beside, n=100)[98] * 1e3, "ms", bar=8, at_most=True
-        ),
+        Figure("chats, 16 callers at half the rate, p99", median(map(_p99_ms, paced)), "ms", bar=8, at_most=True),
+        Figure(f"  the worst of {WINDOWS} times {MEASURED_S:g} s", max(map(_p99_ms, paced)), "ms"),
     ]
+
+
+def _p99_ms(taken: list[float]) -> float:
+    return quantiles(taken, n=100)[98] * 1e3
