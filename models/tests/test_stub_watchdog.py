@@ -1,6 +1,7 @@
 """The watchdog tells a dead backend process from a living and from a properly ended one, and leaves no orphan."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,12 +10,20 @@ from pathlib import Path
 from model_repository.stub_watchdog import dead_stubs
 
 SERVER = """
-import subprocess, sys, time
-stub = subprocess.Popen(["sleep", "60"])
-print(stub.pid, flush=True)
-subprocess.Popen([sys.executable, "-c", sys.argv[1]])
-time.sleep(60)
+import os, subprocess, sys
+
+def begin(server):
+    print(subprocess.Popen(["sleep", "60", "0", "0", "0", str(server)]).pid, flush=True)
+
+begin(os.getpid())
+begin(1)
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.DEVNULL)
+input()
+begin(os.getpid())
+input()
 """
+"""Its backend processes have its process id where Triton's have it; one names another server."""
+
 WATCHING = """
 import os, time, types
 from model_repository import stub_watchdog
@@ -43,15 +52,21 @@ def test_a_living_child_and_a_dead_one_of_another_name_do_not_count() -> None:
         living.stdin.close()
 
 
-def test_what_a_killed_server_leaves_is_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", SERVER, WATCHING], stdout=subprocess.PIPE, text=True) as server:
+def test_what_a_killed_server_leaves_is_ended_and_what_is_not_its_own_is_not() -> None:
+    command = [sys.executable, "-c", SERVER, WATCHING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
         assert server.stdout is not None
-        stub = Path("/proc", server.stdout.readline().strip())
+        old, of_another = (Path("/proc", server.stdout.readline().strip()) for _ in range(2))
         assert server.stdout.readline() == "has looked\n"
-        assert stub.exists()
+        server.stdin.write("\n")
+        server.stdin.flush()
+        begun_since = Path("/proc", server.stdout.readline().strip())
         server.kill()
         server.wait()
         deadline = time.monotonic() + 10
-        while stub.exists():
-            assert time.monotonic() < deadline, "the backend process stayed"
+        while old.exists() or begun_since.exists():
+            assert time.monotonic() < deadline, "a backend process stayed"
             time.sleep(0.05)
+        assert of_another.exists()
+        os.kill(int(of_another.name), signal.SIGKILL)

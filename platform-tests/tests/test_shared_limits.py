@@ -257,7 +257,8 @@ async def test_a_hundred_a_minute_are_a_hundred(plant: Plant, name: str) -> None
     check_all_was_counted_together(plant)
 
 
-async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation(plant: Plant) -> None:
+@pytest.mark.parametrize("amid", [True, False], ids=["amid streams", "at their ends"])
+async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation(plant: Plant, amid: bool) -> None:
     victim = GATEWAYS - 1
     async with plant.administration() as administration:
         tenant = await administration.tenant({"budget_day_usd": 1000, "concurrent_requests": CALLERS})
@@ -267,6 +268,8 @@ async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation
                 *(paced(lines[caller % GATEWAYS], caller) for caller in range(CALLERS)), return_exceptions=True
             )
             await eventually(lambda: plant.upstream.book().open >= CALLERS // 2, timeout_s=30)
+            if not amid:
+                await eventually(lambda: first_have_ended(plant.upstream.book()), timeout_s=30)
             plant.fleet.kill(victim)
             ended = await calls
             await eventually(lambda: plant.upstream.book().open == 0, timeout_s=5)
@@ -277,6 +280,11 @@ async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation
             plant.fleet.await_ready(victim)
             await eventually(lambda: knows_models(lines[victim]), timeout_s=10)
             assert await paced(lines[victim], 0) is not None
+
+
+def first_have_ended(book: Book) -> bool:
+    """Say whether some of the callers' streams are at their ends."""
+    return book.calls - book.open >= CALLERS // 4
 
 
 async def knows_models(lines: Lines) -> bool:
@@ -301,19 +309,24 @@ async def adopted(plant: Plant, administration: Administration, tenant: str) -> 
 async def check_the_dead_have_paid(
     plant: Plant, administration: Administration, rows: list[dict[str, Any]], ended: list[Any]
 ) -> None:
-    """Assert that callers of others noticed nothing, and that each attempt of the dead gateway has one row."""
-    book, lost = plant.upstream.book(), [row for row in rows if row["status"] == "abandoned"]
+    """Assert that callers of others noticed nothing, and that each attempt of the dead gateway has one row.
+
+    When it died an attempt may have been written down and not asked for yet, or be answered and not ended: abandoned
+    both times. It may have ended, and its caller not heard of it: paid.
+    """
+    book = plant.upstream.book()
+    lost = [row for row in rows if row["status"] == "abandoned"]
+    paid = [row for row in rows if row["status"] == "ok"]
     whole = [each for each in ended if isinstance(each, Billed)]
     broken = [place % GATEWAYS for place, each in enumerate(ended) if not isinstance(each, Billed)]
     print(f"{len(ended)} calls: {len(whole)} whole, {book.calls} asked upstream, {book.cut} cut; {len(lost)} abandoned")
-    assert set(broken) == {GATEWAYS - 1}, ended
-    assert len({row["id"] for row in rows}) == len(rows) == len(whole) + len(lost)
+    assert set(broken) <= {GATEWAYS - 1}, ended
+    assert len({row["id"] for row in rows}) == len(rows) == len(paid) + len(lost)
     assert book.cut <= len(lost) <= len(broken)
-    assert len(whole) + book.cut == book.calls
+    assert len(whole) <= len(paid) <= book.calls <= len(rows)
     assert {row["reason"] for row in lost} == {"process_died"}
     assert all(row["cost_nanos"] == row["reserved_nanos"] for row in lost)
-    paid = [row for row in rows if row["status"] == "ok"]
-    assert {name: sum(row[name] for row in paid) for name in in_all(whole)} == in_all(whole)
+    assert {Billed(row["input_tokens"], row["output_tokens"]) for row in paid} == set(whole)
     assert await administration.cost_nanos(rows[0]["tenant"]) == (len(rows), spent_of(rows))
 
 

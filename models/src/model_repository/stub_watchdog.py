@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 PERIOD_S = 0.5
@@ -24,10 +23,13 @@ NICENESS = 19
 STUB = "triton_python_b"
 """What the kernel keeps of the name triton_python_backend_stub."""
 
+SERVER_ARGUMENT = 5
+"""Where the command line of a backend process has the process id of its server."""
+
 
 def dead_stubs(server: int, stub: str = STUB) -> set[int]:
     """Return the process ids of backend processes that ended without the server having waited for them."""
-    return _dead(_stubs(server, stub))
+    return {pid for pid in _children(server) if _name_and_state(pid) == (stub, "Z")}
 
 
 class ServerGone(BaseException):
@@ -40,35 +42,38 @@ def watch(server: int, stub: str = STUB) -> None:
     An unload leaves a dead process for a moment: only one seen twice counts.
     """
     before: set[int] = set()
-    stubs: dict[int, str] = {}
     with contextlib.suppress(ServerGone):
         while os.getppid() == server:
-            stubs = _stubs(server, stub)
-            dead = _dead(stubs)
+            dead = dead_stubs(server, stub)
             if dead & before:
                 sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
                 os.kill(server, signal.SIGKILL)
             before = dead
             time.sleep(PERIOD_S)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it may come a moment after it shows in getppid
-    for pid in stubs:
-        if _name_and_state(pid)[0] == stub:
+    _end_left(server, stub)
+    time.sleep(PERIOD_S)  # the server may have forked one that has only now become a backend process
+    _end_left(server, stub)
+
+
+def _end_left(server: int, stub: str) -> None:
+    """Kill the backend processes whose command line names the server."""
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):  # noqa: PTH208
+        if _name_and_state(pid)[0] == stub and _server_of(pid) == str(server):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
+def _server_of(pid: int) -> str:
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_text("utf-8", "replace").split("\0")
+    except OSError:
+        return ""
+    return arguments[SERVER_ARGUMENT] if len(arguments) > SERVER_ARGUMENT else ""
+
+
 def _server_gone(*_: object) -> None:
     raise ServerGone
-
-
-def _stubs(server: int, stub: str) -> dict[int, str]:
-    """Return the states of the server's backend processes."""
-    found = {pid: _name_and_state(pid) for pid in _children(server)}
-    return {pid: state for pid, (name, state) in found.items() if name == stub}
-
-
-def _dead(stubs: Mapping[int, str]) -> set[int]:
-    return {pid for pid, state in stubs.items() if state == "Z"}
 
 
 def _children(parent: int) -> list[int]:

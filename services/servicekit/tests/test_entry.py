@@ -1,5 +1,7 @@
 """What keeps a service from starting is said in one line and a status, and never as a traceback."""
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +16,16 @@ class Settings(ServiceSettings):
 
     address: str = "127.0.0.1:0"
     metrics_address: str = "127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Take back what a start does to the logging of the process, which later tests would write to."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 async def never(settings: Settings) -> NoReturn:
