@@ -1,7 +1,7 @@
-"""Chats at half of what the gateway can do, without and with questions about usage, and while old rows are deleted.
+"""Chats below saturation, without and with questions about usage, and while old rows are deleted.
 
 The store holds 200,000 rows that are old; a start with a shorter retention deletes them, one with the usual does not.
-Both are started anew in every round, and what is compared was measured as long after a start.
+Both are started anew in every round, and what is compared was measured in turns, or as long after a start.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import aiohttp
-from chats import Chatter
+from chats import BELOW_SATURATION, BESIDE, Chatter
 from cores import pin_all
 from report import Figure
 from stand import Stand
@@ -26,8 +26,8 @@ OLD_ROWS = 200_000
 OLD_DAYS = 30
 KEEP, DELETE = 400, 7
 HOUR_S = 3600
-CALLERS, SHARE = 16, 0.5
-CAPACITY_S, WARM_S, MEASURED_S, ROUNDS = 3.0, 2.0, 3.0, 3
+FULL_S, WARM_S, MEASURED_S = 3.0, 2.0, 3.0
+ROUNDS, AFTER_START, TURNS = 3, 3, 4
 READY_S = 30.0
 QUERIES = (
     "/v1/admin/usage?since={since}&by=tenant,model,day",
@@ -81,8 +81,8 @@ class Told:
 class Rounds:
     """Starts the gateway anew, and measures."""
 
-    def __init__(self, session: aiohttp.ClientSession, stand: Stand, key: str, rate: float) -> None:
-        self._session, self._stand, self._rate = session, stand, rate
+    def __init__(self, session: aiohttp.ClientSession, stand: Stand, key: str) -> None:
+        self._session, self._stand = session, stand
         self._chatter = Chatter(session, stand.running.url, key)
         self._database = stand.state / "data/gateway/gateway.db"
 
@@ -99,7 +99,7 @@ class Rounds:
                 raise RuntimeError("the gateway did not come back")
             await asyncio.sleep(0.1)
         pin_all(self._stand.running, self._stand.upstream)
-        await self._chatter.paced(CALLERS, self._rate, WARM_S)
+        await self._chatter.paced(BESIDE, BELOW_SATURATION, WARM_S)
 
     async def _ready(self, before: int) -> bool:
         with suppress(aiohttp.ClientError, OSError):
@@ -142,7 +142,7 @@ class Rounds:
         told.beside.append((before - rows_left(self._database)) / MEASURED_S)
 
     async def _p99_s(self) -> float:
-        return quantiles(await self._chatter.paced(CALLERS, self._rate, MEASURED_S), n=100)[98]
+        return quantiles(await self._chatter.paced(BESIDE, BELOW_SATURATION, MEASURED_S), n=100)[98]
 
 
 async def _measure(stand: Stand) -> list[Figure]:
@@ -151,18 +151,20 @@ async def _measure(stand: Stand) -> list[Figure]:
     add_old_rows(stand.state / "data/gateway/gateway.db")
     plain, asked, fresh, deleted = Told(), Told(), Told(), Told()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await Chatter(session, stand.running.url, key).load(CALLERS, 1.0)
-        capacity, _ = await Chatter(session, stand.running.url, key).load(CALLERS, CAPACITY_S)
-        rounds = Rounds(session, stand, key, capacity * SHARE)
+        await Chatter(session, stand.running.url, key).load(BESIDE, FULL_S)
+        rounds = Rounds(session, stand, key)
         for _ in range(ROUNDS):
             await rounds.start(KEEP)
-            await rounds.chats(fresh)
-            await rounds.chats(plain)
-            await rounds.chats_beside_questions(asked)
+            for _ in range(AFTER_START):
+                await rounds.chats(fresh)
+            for _ in range(TURNS):
+                await rounds.chats(plain)
+                await rounds.chats_beside_questions(asked)
             await rounds.start(DELETE)
-            await rounds.chats_beside_deletion(deleted)
+            for _ in range(AFTER_START):
+                await rounds.chats_beside_deletion(deleted)
     return [
-        Figure("chats at half the rate", capacity * SHARE, "1/s"),
+        Figure("chats", BELOW_SATURATION, "1/s"),
         *_compared("questions about usage", asked, plain),
         *_compared("old rows deleted", deleted, fresh),
     ]

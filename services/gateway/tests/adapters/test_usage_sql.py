@@ -12,7 +12,7 @@ import pytest
 from gateway.adapters.journal import FileJournal
 from gateway.adapters.ledger_sql import SqlLedger
 from gateway.adapters.sql import open_engine
-from gateway.adapters.usage_sql import MOST_WAITING, PAUSE_S, SqlUsage
+from gateway.adapters.usage_sql import MOST_WAITING, PAUSE_S, SqlUsage, pause_s
 from gateway.core.accounts import Account
 from gateway.core.ledger import HOUR_S, Ledger
 from gateway.core.retention import Retention
@@ -160,10 +160,17 @@ async def test_questions_are_answered_one_by_one_and_too_many_are_refused(url: s
         assert {(error.reason, error.retry_after_s) for error in refused} == {("usage_busy", 1)}
         served = [answer for answer in answers if isinstance(answer, list)]
         assert len(served) + len(refused) == len(answers)
-        assert MOST_WAITING // 2 <= len(served) <= MOST_WAITING + 1
+        assert 4 <= len(served) <= MOST_WAITING + 1
         assert all(len(sums) == 2 for sums in served)
         await asyncio.sleep(PAUSE_S)
         assert len(await source.sums(asks(by=("tenant",)), None)) == 2
+
+
+@pytest.mark.parametrize(("took_s", "paused_s"), [(0.0, 0.1), (0.005, 0.1), (0.05, 0.45), (0.1, 0.9), (4.0, 1.0)])
+def test_questions_have_a_tenth_of_the_time_and_long_ones_do_not_lock_the_others_out(
+    took_s: float, paused_s: float
+) -> None:
+    assert pause_s(took_s) == pytest.approx(paused_s)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")

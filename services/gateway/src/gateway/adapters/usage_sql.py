@@ -29,7 +29,11 @@ STEPS: Final = 1_000_000
 """SQLite asks after so many instructions, some ten milliseconds, whether it should go on."""
 
 PAUSE_S: Final = 0.1
-"""From the end of one question to the next: nobody keeps the process busy with them."""
+LONGEST_PAUSE_S: Final = 1.0
+PAUSE_PER_S: Final = 9
+"""From the end of one question to the next it is so many times as long as that one took, within these limits: however
+many ask, a tenth of the time goes to questions, and more only to those that take over 0.1 s.
+"""
 
 MOST_QUESTIONS: Final = 256
 DAY_H: Final = 24
@@ -142,10 +146,12 @@ class SqlUsage:
             raise busy from error
         finally:
             self._waiting -= 1
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
         try:
             yield
         finally:
-            asyncio.get_running_loop().call_later(PAUSE_S, self._turn.release)
+            loop.call_later(pause_s(loop.time() - start_s), self._turn.release)
 
     async def _start(self, connection: AsyncConnection) -> None:
         if self._engine.dialect.name == "postgresql":
@@ -165,6 +171,11 @@ class SqlUsage:
         cursor = connection.cursor()
         cursor.execute("PRAGMA query_only = ON")
         cursor.close()
+
+
+def pause_s(took_s: float) -> float:
+    """Return for how many seconds nothing is asked after a question that took so many."""
+    return min(max(PAUSE_S, PAUSE_PER_S * took_s), LONGEST_PAUSE_S)
 
 
 def _filters(query: UsageQuery) -> tuple[str, ...]:
