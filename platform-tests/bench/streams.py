@@ -2,11 +2,13 @@
 
 The upstream writes into each token its number and the moment it was sent, and the moment its request came; all clocks
 are the monotonic one of this machine. The same load goes to the upstream directly first: what is late there is the
-upstream's and the callers' own doing. As one stream of a caller ends, the next begins, so starts are spread evenly.
+upstream's and the callers' own doing. As one stream of a caller ends, the next begins, so starts are spread evenly,
+and at random moments between two tokens: else all the tokens of all the streams would come at once.
 """
 
 import asyncio
 import json
+import random
 import re
 import time
 from collections.abc import Sequence
@@ -144,8 +146,10 @@ async def load(url: str, key: str, measured_s: float) -> Tally:
     asked, place = request(url, key), urlsplit(url)
     loop = asyncio.get_running_loop()
     callers: list[Caller] = []
+    phases = random.Random(CALLERS)
     for number in range(CALLERS):
-        await asyncio.sleep((start_ns - time.monotonic_ns()) / 1e9 + number * STREAM_S / CALLERS)
+        due_s = number * STREAM_S / CALLERS + phases.random() / TOKENS_PER_S
+        await asyncio.sleep(due_s - (time.monotonic_ns() - start_ns) / 1e9)
         _, caller = await loop.create_connection(lambda: Caller(asked, tally), place.hostname, place.port)
         callers.append(caller)
     left_s = (tally.until_ns - time.monotonic_ns()) / 1e9

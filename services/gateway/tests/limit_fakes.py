@@ -130,6 +130,9 @@ class FailingStore:
         await self.inside.settle(grant, used, late)
         await self._leave()
 
+    def settle_now(self, grant: Grant, used: Used) -> bool:
+        return False
+
     async def renew(self, grant: Grant, lease_s: float) -> None:
         await self._enter()
         await self.inside.renew(grant, lease_s)

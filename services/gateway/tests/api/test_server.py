@@ -41,13 +41,12 @@ class Sink(asyncio.Transport):
         return self.closed
 
 
-async def test_what_is_written_in_one_turn_is_sent_in_one_piece() -> None:
+async def test_a_head_is_sent_with_what_follows_it_at_once_and_alone_when_nothing_does() -> None:
     sink = Sink()
     transport = GatheringTransport(sink, asyncio.get_running_loop())
     transport.write(b"head ")
-    transport.write(b"body")
     assert sink.written == []
-    await asyncio.sleep(0)
+    transport.write(b"body")
     assert sink.written == [b"head body"]
     transport.write(b"next")
     await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from gateway.core.arrival import Arrival
 from gateway.core.attempts import Settled
 from gateway.core.configuration import SloTarget
 from gateway.core.ledger_ports import LedgerFull
+from gateway.core.limit_ports import Grant, Used
 from gateway.core.load import Overloaded
 from gateway.core.local_limits import LocalLimits
 from gateway.core.metering import BudgetExhausted, Estimate, RateLimited
@@ -126,6 +127,9 @@ class SlowSettling(LocalLimits):
     def __init__(self) -> None:
         super().__init__()
         self.settling, self.go = asyncio.Event(), asyncio.Event()
+
+    def settle_now(self, grant: Grant, used: Used) -> bool:
+        return False
 
     async def settle(self, *grant: Any, **late: Any) -> None:
         self.settling.set()

@@ -61,6 +61,19 @@ async def test_many_questions_lost_in_one_silence_are_one_failure() -> None:
     assert rig.store.is_open
 
 
+async def test_what_this_process_reserved_by_itself_is_settled_without_waiting_and_once() -> None:
+    rig, who = Rig(), account(key=Limits(concurrent_requests=2))
+    in_shared = await rig.meter.reserve(who, "a", ONE)
+    rig.shared.state = "down"
+    by_itself = await rig.meter.reserve(who, "b", ONE)
+    assert not rig.meter.settle_now(in_shared, 1, 100)
+    assert in_shared.is_open
+    assert rig.meter.settle_now(by_itself, 1, 100)
+    assert not by_itself.is_open
+    assert rig.meter.settle_now(by_itself, 1, 100)
+    await rig.meter.reserve(who, "c", ONE)
+
+
 async def test_one_probe_at_a_time() -> None:
     rig, who = Rig(), account(key=Limits(requests_per_minute=1000))
     rig.shared.state = "down"

@@ -76,7 +76,8 @@ class Player:
         if self.model.open:
             name = list(self.model.open)[index % len(self.model.open)]
             held, _, estimate = self.model.open.pop(name)
-            await self.meter.settle(held, tokens, cost)
+            if index % 2 or not self.meter.settle_now(held, tokens, cost):
+                await self.meter.settle(held, tokens, cost)
             self.model.spent += cost
             self.model.overshoot += max(cost - estimate.cost_nanos, 0)
 

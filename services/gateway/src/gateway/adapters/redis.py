@@ -96,6 +96,10 @@ class RedisLimits:
             arguments += [0 if limit is None else 1 for limit in _limits(subject.limits)]
         await self._run(SETTLE, _keys(ask), arguments)
 
+    def settle_now(self, grant: Grant, used: Used) -> bool:  # noqa: ARG002  the signature is the port's
+        """Return False: the server has to be waited for."""
+        return False
+
     async def renew(self, grant: Grant, lease_s: float) -> None:
         """Let an open reservation stand for `lease_s` seconds from now."""
         keys: list[str] = []

@@ -75,7 +75,7 @@ class GatheringProtocol(PunctualProtocol):
 
 
 class GatheringTransport:
-    """A transport that writes at the end of the loop's turn all that came in it."""
+    """A transport that lets an answer's head wait for what follows it, to the end of the loop's turn at most."""
 
     __slots__ = ("_loop", "_pieces", "_transport")
 
@@ -89,10 +89,12 @@ class GatheringTransport:
         return getattr(self._transport, name)
 
     def write(self, piece: bytes) -> None:
-        """Send with what else comes in this turn."""
-        if not self._pieces:
-            self._loop.call_soon(self._flush)
+        """Send with the next piece, or when nothing more comes in this turn."""
         self._pieces.append(piece)
+        if len(self._pieces) > 1:
+            self._flush()  # the turn that would do it comes after whatever else has arrived
+        else:
+            self._loop.call_soon(self._flush)
 
     def send_now(self, piece: bytes) -> None:
         """Send at once, behind what waits to be sent."""

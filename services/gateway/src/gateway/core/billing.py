@@ -265,8 +265,8 @@ class Billing:
 
     async def _settle(self, reservation: Reservation, bill: Bill) -> None:
         """Settle even when the caller has just left: what was taken was taken."""
-        if reservation.is_open:
-            tokens = bill.input_tokens + bill.output_tokens
+        tokens = bill.input_tokens + bill.output_tokens
+        if not self._books.meter.settle_now(reservation, tokens, bill.cost_nanos):
             await asyncio.shield(self._books.meter.settle(reservation, tokens, bill.cost_nanos))
 
     def _attempt(self, call: Call, card: ModelCard, estimate: Estimate) -> Attempt:

@@ -109,6 +109,10 @@ class GuardedLimits:
         else:
             self._keep(grant, used)
 
+    def settle_now(self, grant: Grant, used: Used) -> bool:
+        """Settle what this process reserved by itself; the shared store has to be waited for."""
+        return not grant.shared and self._local is not None and self._local.settle_now(grant, used)
+
     async def renew(self, grant: Grant, lease_s: float) -> None:
         """Renew where it was reserved; a lost store renews nothing, and the next renewal may come in time."""
         if grant.shared:

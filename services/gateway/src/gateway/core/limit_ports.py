@@ -132,6 +132,10 @@ class LimitStore(Protocol):
         """Replace what was reserved by what was used; `late` marks a repetition, which counts only if still open."""
         ...
 
+    def settle_now(self, grant: Grant, used: Used) -> bool:
+        """Settle where that needs no waiting; return False, with nothing done, where it does."""
+        ...
+
     async def renew(self, grant: Grant, lease_s: float) -> None:
         """Let an open reservation stand for `lease_s` seconds from now."""
         ...

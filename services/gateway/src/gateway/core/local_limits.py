@@ -140,6 +140,14 @@ class LocalLimits:
 
     async def settle(self, grant: Grant, used: Used, late: bool = False) -> None:
         """Replace what was reserved by what was used."""
+        self._settle(grant, used, late)
+
+    def settle_now(self, grant: Grant, used: Used) -> bool:
+        """Replace what was reserved by what was used, without waiting."""
+        self._settle(grant, used, late=False)
+        return True
+
+    def _settle(self, grant: Grant, used: Used, late: bool) -> None:
         moment = self._moment()
         for subject in grant.ask.subjects:
             tally = self._tallies.get((subject.kind, subject.id))

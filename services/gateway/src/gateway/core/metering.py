@@ -163,8 +163,17 @@ class Meter:
 
     async def settle(self, reservation: Reservation, tokens: int, cost_nanos: int) -> None:
         """Replace what was reserved by what was used, more or less; free the slot. The second time does nothing."""
-        used = Used(1, min(max(tokens, 0), MOST_NANOS), min(max(cost_nanos, 0), MOST_NANOS))
-        await self._close(reservation, used)
+        await self._close(reservation, _used(tokens, cost_nanos))
+
+    def settle_now(self, reservation: Reservation, tokens: int, cost_nanos: int) -> bool:
+        """Settle where that needs no waiting, which spares a task; return False, with nothing done, where it does."""
+        grant = reservation.grant
+        if grant is None or not reservation.is_open:
+            return True
+        if grant.unchecked or not self._store.settle_now(grant, _used(tokens, cost_nanos)):
+            return False
+        reservation.is_open = False
+        return True
 
     async def release(self, reservation: Reservation) -> None:
         """Give everything back, the request too: no upstream was asked. Do not use it when one was."""
@@ -213,6 +222,11 @@ class Meter:
             await self._seed(tenant, purse)
         except Unavailable:
             UNVERIFIED.inc()
+
+
+def _used(tokens: int, cost_nanos: int) -> Used:
+    """Return what one request took, within what a store can count."""
+    return Used(1, min(max(tokens, 0), MOST_NANOS), min(max(cost_nanos, 0), MOST_NANOS))
 
 
 def _limited(subjects: tuple[Subject, ...]) -> tuple[Subject, ...]:
