@@ -31,7 +31,7 @@ BELOW_SATURATION = 500.0
 """Chats a second at which latencies count: half of what one core has to do at least, whatever more it does.
 
 It is not half of the most, as a chat that comes alone finds cold caches and costs nearly twice as much as one of many:
-half of the most keeps the core over nine tenths busy. What comes of that is shown, too.
+half of the most keeps the core 84 to 95% busy. What comes of that is shown, too.
 """
 UV = ROOT / ".penstock" / "tools" / "uv" / "bin" / "uv"
 PASSTHROUGH_ENV = ROOT / ".penstock" / "env" / "passthrough"
