@@ -16,6 +16,7 @@ from pathlib import Path
 
 PERIOD_S = 0.5
 PR_SET_PDEATHSIG = 1
+PARENT_GONE = signal.SIGUSR1
 MOST_BYTES = 64 * 1024
 NICENESS = 19
 """A look takes over a millisecond, on a core that callers wait for."""
@@ -32,25 +33,24 @@ def dead_stubs(server: int, stub: str = STUB) -> set[int]:
     return {pid for pid in _children(server) if _name_and_state(pid) == (stub, "Z")}
 
 
-class ServerGone(BaseException):
-    """The server has ended."""
-
-
 def watch(server: int, stub: str = STUB) -> None:
-    """Watch until the server is gone, and end what it leaves; SIGUSR1 says that it is.
+    """Watch until the server is gone, and end what it leaves.
 
-    An unload leaves a dead process for a moment: only one seen twice counts.
+    The kernel hands a child on from thread to thread of a server that is being killed, with the signal each time: it
+    wakes this, and is never more than a reason to ask who the parent is. An unload leaves a dead process for a moment:
+    only one seen twice counts.
     """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {PARENT_GONE})
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, PARENT_GONE)
     before: set[int] = set()
-    with contextlib.suppress(ServerGone):
-        while os.getppid() == server:
-            dead = dead_stubs(server, stub)
-            if dead & before:
-                sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
-                os.kill(server, signal.SIGKILL)
-            before = dead
-            time.sleep(PERIOD_S)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it may come a moment after it shows in getppid
+    while os.getppid() == server:
+        if signal.sigtimedwait({PARENT_GONE}, PERIOD_S):
+            continue
+        dead = dead_stubs(server, stub)
+        if dead & before:
+            sys.stderr.write(f"watchdog: backend process {dead & before} of Triton has died: killing the server\n")
+            os.kill(server, signal.SIGKILL)
+        before = dead
     _end_left(server, stub)
     time.sleep(PERIOD_S)  # the server may have forked one that has only now become a backend process
     _end_left(server, stub)
@@ -70,10 +70,6 @@ def _server_of(pid: int) -> str:
     except OSError:
         return ""
     return arguments[SERVER_ARGUMENT] if len(arguments) > SERVER_ARGUMENT else ""
-
-
-def _server_gone(*_: object) -> None:
-    raise ServerGone
 
 
 def _children(parent: int) -> list[int]:
@@ -103,7 +99,5 @@ def _name_and_state(pid: int) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, _server_gone)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1)
     os.nice(NICENESS)
     watch(int(sys.argv[1]))
