@@ -267,12 +267,12 @@ async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation
             calls = asyncio.gather(
                 *(paced(lines[caller % GATEWAYS], caller) for caller in range(CALLERS)), return_exceptions=True
             )
-            await eventually(lambda: plant.upstream.book().open >= CALLERS // 2, timeout_s=30)
+            await eventually(lambda: all_have_begun(plant.upstream.book()), timeout_s=30)
             if not amid:
                 await eventually(lambda: first_have_ended(plant.upstream.book()), timeout_s=30)
             plant.fleet.kill(victim)
             ended = await calls
-            await eventually(lambda: plant.upstream.book().open == 0, timeout_s=5)
+            await eventually(lambda: plant.upstream.book().open == 0, timeout_s=30)
             rows = await adopted(plant, administration, tenant)
             await check_the_dead_have_paid(plant, administration, rows, ended)
             await check_leases_end(plant, lines[0], tenant, rows)
@@ -280,6 +280,11 @@ async def test_a_gateway_that_is_killed_leaves_no_call_unpaid_and_no_reservation
             plant.fleet.await_ready(victim)
             await eventually(lambda: knows_models(lines[victim]), timeout_s=10)
             assert await paced(lines[victim], 0) is not None
+
+
+def all_have_begun(book: Book) -> bool:
+    """Say whether there are more calls than the callers of all gateways but one can make."""
+    return book.calls > CALLERS - CALLERS // GATEWAYS
 
 
 def first_have_ended(book: Book) -> bool:
@@ -302,7 +307,7 @@ async def adopted(plant: Plant, administration: Administration, tenant: str) -> 
         rows[:] = await administration.attempts(tenant)
         return before == len(rows) >= plant.upstream.book().calls
 
-    await eventually(no_more, timeout_s=10)
+    await eventually(no_more, timeout_s=30)
     return rows
 
 
@@ -324,7 +329,7 @@ async def check_the_dead_have_paid(
     assert len({row["id"] for row in rows}) == len(rows) == len(paid) + len(lost)
     assert book.cut <= len(lost) <= len(broken)
     assert len(whole) <= len(paid) <= book.calls <= len(rows)
-    assert {row["reason"] for row in lost} == {"process_died"}
+    assert {row["reason"] for row in lost} <= {"process_died"}
     assert all(row["cost_nanos"] == row["reserved_nanos"] for row in lost)
     assert {Billed(row["input_tokens"], row["output_tokens"]) for row in paid} == set(whole)
     assert await administration.cost_nanos(rows[0]["tenant"]) == (len(rows), spent_of(rows))
