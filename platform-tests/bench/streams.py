@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from urllib.parse import urlsplit
 
 import uvloop
@@ -25,7 +26,7 @@ from upstream import TOKENS_PER_S
 CALLERS = 200
 TOKENS = 200
 STREAM_S = TOKENS / TOKENS_PER_S
-DIRECT_S, MEASURED_S = 8.0, 20.0
+DIRECT_S, MEASURED_S, WINDOWS = 8.0, 40.0, 5
 LATE_NS = 50_000_000
 STALLED_S = 20.0
 MOST_US_PER_TOKEN = 55
@@ -38,13 +39,12 @@ END = b"0\r\n\r\n"
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the tokens: times in nanoseconds, each of a token, a first token or a start."""
+    """What became of the tokens: times in nanoseconds, of a token, or of a start with the moment of its first token."""
 
     from_ns: int
     until_ns: int
     took_ns: list[int] = field(default_factory=list)
-    started_ns: list[int] = field(default_factory=list)
-    first_after_ns: list[int] = field(default_factory=list)
+    started_ns: list[tuple[int, int]] = field(default_factory=list)
     tokens: int = 0
     lost: int = 0
     broken: list[str] = field(default_factory=list)
@@ -52,6 +52,13 @@ class Tally:
     def counts(self, moment_ns: int) -> bool:
         """Say whether a moment is measured."""
         return self.from_ns <= moment_ns < self.until_ns
+
+    def starts_ns(self, windows: int = 1) -> list[list[int]]:
+        """Return how long starts took, of each of so many parts of the time."""
+        found: list[list[int]] = [[] for _ in range(windows)]
+        for moment_ns, took_ns in self.started_ns:
+            found[(moment_ns - self.from_ns) * windows // (self.until_ns - self.from_ns)].append(took_ns)
+        return found
 
 
 class Caller(asyncio.Protocol):
@@ -107,7 +114,7 @@ class Caller(asyncio.Protocol):
             tally.lost += number - self._next
             tally.took_ns.append(now_ns - sent_ns)
             if not number:
-                tally.started_ns.append((now_ns - self._asked_ns) - (sent_ns - received_ns))
+                tally.started_ns.append((sent_ns, (now_ns - self._asked_ns) - (sent_ns - received_ns)))
         self._next = number + 1
 
     def _end(self, now_ns: int) -> None:
@@ -179,7 +186,9 @@ async def _measure(stand: Stand) -> list[Figure]:
         print(f"  {what}")
     wanted = CALLERS * TOKENS_PER_S * MEASURED_S
     late = sum(took > LATE_NS for took in through.took_ns)
-    starts, own_starts = through.started_ns, direct.started_ns
+    (starts,), (own_starts,) = through.starts_ns(), direct.starts_ns()
+    own_ms = at(own_starts, 0.99)
+    added_ms = sorted(at(window, 0.99) - own_ms for window in through.starts_ns(WINDOWS))
     return [
         Figure(
             "streams, tokens delivered", len(through.took_ns) / MEASURED_S, "1/s", 0.99, baseline=wanted / MEASURED_S
@@ -192,10 +201,9 @@ async def _measure(stand: Stand) -> list[Figure]:
         Figure("streams, token late by, p99", at(through.took_ns, 0.99), "ms", baseline=at(direct.took_ns, 0.99)),
         Figure("streams, token late by, most", at(through.took_ns, 1.0), "ms", baseline=at(direct.took_ns, 1.0)),
         Figure("streams, added to the first token, p50", at(starts, 0.5) - at(own_starts, 0.5), "ms"),
-        Figure(
-            "streams, added to the first token, p99", at(starts, 0.99) - at(own_starts, 0.99), "ms", 5, at_most=True
-        ),
-        Figure("  first token without the platform, p99", at(own_starts, 0.99), "ms"),
+        Figure("streams, added to the first token, p99", median(added_ms), "ms", 5, at_most=True),
+        Figure(f"  the worst of {WINDOWS} times {MEASURED_S / WINDOWS:.0f} s", added_ms[-1], "ms"),
+        Figure("  first token without the platform, p99", own_ms, "ms"),
         *(
             Figure(f"streams, processor time per token, {name}", seconds / max(1, through.tokens) * 1e6, "us")
             for name, seconds in cost_s.items()
