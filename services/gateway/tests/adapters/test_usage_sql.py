@@ -206,7 +206,7 @@ async def test_retention_and_heavy_questions_do_not_hold_up_begin_and_end(url: s
         await store.add(old)
         with FileJournal(tmp_path / "journal") as journal:
             ledger = Ledger(journal, store)
-            held_up = 0
+            took_s = 0.0
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(Retention(store, 30, clock=lambda: NOON, pause_s=0).prune())
                 tasks.create_task(_ask_much(source))
@@ -214,13 +214,13 @@ async def test_retention_and_heavy_questions_do_not_hold_up_begin_and_end(url: s
                     start_s = time.perf_counter()
                     ledger.begin(attempt(str(number)))
                     ledger.end(str(number), outcome())
-                    held_up += time.perf_counter() - start_s > 0.05
+                    took_s += time.perf_counter() - start_s
                     await asyncio.sleep(0)
                 tasks.create_task(ledger.flush())
         first = int(NOON - 41 * 86_400) // HOUR_S
         assert await store.spent("tenant", "acme", first) == 4000 * 100
         assert len(await source.rows(asks(limit=1000, since=DAY - timedelta(days=50)), None)) == 1000
-        assert held_up < 10, "a thousand take 30 microseconds each; a machine may stand still now and then"
+        assert took_s < 1.0, "a thousand take 30 ms; a store that is waited for takes seconds"
 
 
 async def _ask_much(source: SqlUsage) -> None:
