@@ -29,8 +29,8 @@ STREAM_S = TOKENS / TOKENS_PER_S
 DIRECT_S, MEASURED_S, WINDOWS = 8.0, 40.0, 5
 LATE_NS = 50_000_000
 STALLED_S = 20.0
-MOST_US_PER_TOKEN = 55
-"""Processor time of gateway and inference together that leaves a core with all the streams nearly half idle."""
+MOST_US_PER_TOKEN = 50
+"""Processor time of gateway and inference together that leaves a core with all the streams half idle."""
 TOKEN = re.compile(rb"@(\d+):(\d+):(\d+);")
 LONGEST_TOKEN = 64
 DONE = b"data: [DONE]"

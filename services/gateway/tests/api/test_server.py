@@ -26,9 +26,9 @@ async def test_no_answer_waits_for_the_callers_acknowledgement(http: httpx.Async
 class Sink(asyncio.Transport):
     """Keeps what is written, call by call."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: list[bytes] | None = None) -> None:
         super().__init__({"peername": ("127.0.0.1", 1)})
-        self.written: list[bytes] = []
+        self.written: list[bytes] = [] if written is None else written
         self.closed = False
 
     def writelines(self, list_of_data: Any) -> None:
@@ -52,6 +52,30 @@ async def test_a_head_is_sent_with_what_follows_it_at_once_and_alone_when_nothin
     await asyncio.sleep(0)
     assert sink.written == [b"head body", b"next"]
     assert transport.get_extra_info("peername") == ("127.0.0.1", 1)
+
+
+async def test_pieces_of_streams_are_sent_one_after_the_other_when_all_of_a_turn_are_there() -> None:
+    loop = asyncio.get_running_loop()
+    written: list[bytes] = []
+    sinks = [Sink(written) for _ in range(3)]
+    streams = [GatheringTransport(sink, loop) for sink in sinks]
+    for round_ in (b"a", b"b"):
+        for number, stream in enumerate(streams):
+            stream.send_soon(b"%d%b" % (number, round_))
+    assert written == []
+    await asyncio.sleep(0)
+    assert written == [b"0a0b", b"1a1b", b"2a2b"]
+
+
+async def test_a_piece_of_a_stream_and_what_the_framework_writes_behind_it_keep_their_order() -> None:
+    sink = Sink()
+    transport = GatheringTransport(sink, asyncio.get_running_loop())
+    transport.send_soon(b"piece ")
+    transport.write(b"end")
+    transport.send_soon(b"never first")
+    assert sink.written == [b"piece end"]
+    await asyncio.sleep(0)
+    assert sink.written == [b"piece end", b"never first"]
 
 
 async def test_what_is_left_is_sent_before_the_end_and_nothing_after_it() -> None:

@@ -1,15 +1,13 @@
-"""Bodies that are followed part by part, alone and among many, whatever the host does meanwhile."""
+"""Bodies that are followed part by part, whatever the host does meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from inference.adapters.gathering import LONGEST_S, PER_STREAM_S
-from inference.adapters.http_client import MOST_BUFFERED_BYTES, MOST_UNPARSED_BYTES, Connection, HttpFailed, HttpHost
+from inference.adapters.http_client import MOST_BUFFERED_BYTES, Connection, HttpFailed, HttpHost
 from servicekit.testing import eventually
 
-MANY = int(LONGEST_S / PER_STREAM_S)
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
@@ -50,8 +48,8 @@ class Heard:
 
 
 @asynccontextmanager
-async def asked(streams: int) -> AsyncIterator[tuple[Host, Connection]]:
-    """A connection that has its head, and flows beside so many others."""
+async def asked() -> AsyncIterator[tuple[Host, Connection]]:
+    """A connection that has its head."""
     host = Host()
     server = await asyncio.start_server(host.serve, "127.0.0.1", 0)
     host.opened = HttpHost(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {})
@@ -61,8 +59,6 @@ async def asked(streams: int) -> AsyncIterator[tuple[Host, Connection]]:
         await host.asked.wait()
         host.writer.write(HEAD)
         await asking
-        host.opened._gathering.streams += streams - 1
-        connection.flow()
         try:
             yield host, connection
         finally:
@@ -75,10 +71,9 @@ def in_s(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-@pytest.mark.parametrize("streams", [1, MANY])
-async def test_parts_come_until_the_caller_is_wanted_and_then_the_end(streams: int) -> None:
+async def test_parts_come_until_the_caller_is_wanted_and_then_the_end() -> None:
     heard = Heard()
-    async with asked(streams) as (host, connection):
+    async with asked() as (host, connection):
         host.say(b"a", b"b!")
         assert await connection.follow(heard, lambda: in_s(2))
         host.say(b"c")
@@ -89,27 +84,9 @@ async def test_parts_come_until_the_caller_is_wanted_and_then_the_end(streams: i
         assert connection.reusable()
 
 
-async def test_what_waits_is_not_lost_when_the_other_streams_end() -> None:
+async def test_what_came_is_heard_before_the_end_of_the_connection() -> None:
     heard = Heard()
-    async with asked(MANY) as (host, connection):
-        following = asyncio.create_task(connection.follow(heard, lambda: in_s(5)))
-        for _ in range(20):
-            host.say(b"a")
-            await asyncio.sleep(0)
-        host.opened._gathering.streams = 1
-        for _ in range(20):
-            host.say(b"b")
-            await asyncio.sleep(0)
-        host.say(b"!")
-        assert await following
-        while not heard.text.endswith(b"!"):
-            await connection.follow(heard, lambda: in_s(2))
-        assert heard.text == b"a" * 20 + b"b" * 20 + b"!"
-
-
-async def test_what_waits_is_read_before_the_end_of_the_connection() -> None:
-    heard = Heard()
-    async with asked(MANY) as (host, connection):
+    async with asked() as (host, connection):
         host.say(b"last words")
         host.over.set()
         with pytest.raises(HttpFailed):
@@ -118,24 +95,19 @@ async def test_what_waits_is_read_before_the_end_of_the_connection() -> None:
         assert heard.text == b"last words"
 
 
-async def test_garbage_among_others_breaks_this_stream_alone() -> None:
-    done: list[int] = []
-    async with asked(MANY) as (host, connection):
+async def test_garbage_breaks_the_stream() -> None:
+    async with asked() as (host, connection):
         host.writer.write(b"zz\r\nno chunk")
-        following = asyncio.create_task(connection.follow(Heard(), lambda: in_s(2)))
-        await eventually(lambda: bool(connection._unparsed) or following.done())
-        host.opened._gathering.put(lambda: done.append(1))
         with pytest.raises(HttpFailed):
-            while await following:
-                following = asyncio.create_task(connection.follow(Heard(), lambda: in_s(2)))
-        await eventually(lambda: done == [1])
+            while await connection.follow(Heard(), lambda: in_s(2)):
+                pass
 
 
-async def test_a_follower_that_fails_breaks_this_stream_alone() -> None:
+async def test_a_follower_that_fails_breaks_the_stream() -> None:
     def fail(_: bytes) -> bool:
         raise ZeroDivisionError
 
-    async with asked(MANY) as (host, connection):
+    async with asked() as (host, connection):
         following = asyncio.create_task(connection.follow(fail, lambda: in_s(2)))
         await asyncio.sleep(0)
         host.say(b"a")
@@ -146,7 +118,7 @@ async def test_a_follower_that_fails_breaks_this_stream_alone() -> None:
 
 async def test_silence_ends_at_its_moment_which_every_part_moves() -> None:
     heard = Heard()
-    async with asked(1) as (host, connection):
+    async with asked() as (host, connection):
         until_s = in_s(0.05)
 
         def late_s() -> float:
@@ -160,13 +132,12 @@ async def test_silence_ends_at_its_moment_which_every_part_moves() -> None:
 
 
 async def test_nobody_following_holds_the_host_up() -> None:
-    async with asked(MANY) as (host, connection):
+    async with asked() as (host, connection):
         part = b"x" * 65536
         for _ in range(400):
             host.say(part)
         await eventually(lambda: connection._paused)
-        bound = MOST_BUFFERED_BYTES + 4 * MOST_UNPARSED_BYTES + 2 * 256 * 1024
-        assert connection._buffered + connection._unparsed_bytes < bound
+        assert connection._buffered < MOST_BUFFERED_BYTES + 2 * 256 * 1024
         heard = Heard()
         following = asyncio.create_task(connection.follow(heard, lambda: in_s(10)))
         host.writer.write(END)

@@ -44,10 +44,9 @@ class Taking:
         return True
 
 
-async def taken(upstream: FakeUpstream, taking: Taking, order: Order = ORDER, streams: int = 1) -> list[Piece]:
+async def taken(upstream: FakeUpstream, taking: Taking, order: Order = ORDER) -> list[Piece]:
     pieces = []
     async with connected(upstream) as generator:
-        generator._upstream.host._gathering.streams = streams - 1
         async for piece in generator.generate(order, 5.0, taking):
             pieces.append(piece)
             taking.order.append(text([piece]))
@@ -56,13 +55,12 @@ async def taken(upstream: FakeUpstream, taking: Taking, order: Order = ORDER, st
 
 @pytest.mark.parametrize("willing", ["yes", "no", "at times"])
 @pytest.mark.parametrize("pause_s", [0.0, 0.003])
-@pytest.mark.parametrize("streams", [1, 500])
-async def test_text_that_is_taken_comes_in_its_order(willing: str, pause_s: float, streams: int) -> None:
+async def test_text_that_is_taken_comes_in_its_order(willing: str, pause_s: float) -> None:
     words = [f"{number} " for number in range(40)]
     upstream = FakeUpstream([*map(chunk, words), END], pause_s=pause_s)
     taking = Taking(willing)
     order = Order(ORDER.turns, Sampling(max_tokens=99))
-    pieces = await taken(upstream, taking, order, streams)
+    pieces = await taken(upstream, taking, order)
     assert "".join(taking.order) == "".join(words)
     assert pieces[0].served == Served("up-1")
     assert (pieces[-1].usage, reasons(pieces)) == (Usage(7, 2, reported=True), [FinishReason.STOP])

@@ -37,15 +37,14 @@ def bind(address: str) -> socket.socket:
 class GatheringProtocol(PunctualProtocol):
     """Sends the head and the body of an answer together: apart they are two packets, and wake the caller twice.
 
-    It tells the request that runs when its client has gone. A stream's events, of which each is a packet in any case,
-    may be sent past the framework.
+    It tells the request that runs when its client has gone. A stream's events may be sent past the framework.
     """
 
     def connection_made(self, transport: Any) -> None:
         """Put the gathering transport between."""
         gathering: Any = GatheringTransport(transport, self.loop)
         super().connection_made(gathering)
-        self._send_now = gathering.send_now
+        self._send_soon = gathering.send_soon
 
     def on_headers_complete(self) -> None:
         """Offer the short way to whoever answers."""
@@ -70,12 +69,12 @@ class GatheringProtocol(PunctualProtocol):
         if self.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
             return False
         if part:
-            self._send_now(b"%x\r\n%b\r\n" % (len(part), part))
+            self._send_soon(b"%x\r\n%b\r\n" % (len(part), part))
         return True
 
 
 class GatheringTransport:
-    """A transport that lets an answer's head wait for what follows it, to the end of the loop's turn at most."""
+    """A transport that lets what is written wait for what follows it, to the end of the loop's turn at most."""
 
     __slots__ = ("_loop", "_pieces", "_transport")
 
@@ -96,12 +95,15 @@ class GatheringTransport:
         else:
             self._loop.call_soon(self._flush)
 
-    def send_now(self, piece: bytes) -> None:
-        """Send at once, behind what waits to be sent."""
-        if self._pieces:
-            self._pieces.append(piece)
-        elif not self._transport.is_closing():
-            self._transport.write(piece)
+    def send_soon(self, piece: bytes) -> None:
+        """Send at the end of the loop's turn, right after or before what other streams have.
+
+        A packet between two pieces of work wakes its reader, and by that costs more than the work; packets that are
+        sent one after the other find the reader awake, and cost a third of it.
+        """
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces.append(piece)
 
     def close(self) -> None:
         """Send what is left, and close."""

@@ -13,13 +13,8 @@ from urllib.parse import quote, urlsplit
 
 import httptools
 
-from inference.adapters.gathering import Gathering
-
 IDLE_S: Final = 30.0
 MOST_BUFFERED_BYTES: Final = 512 * 1024
-MOST_UNPARSED_BYTES: Final = 16 * 1024
-"""What is gathered of one stream at most."""
-
 LARGEST_HEAD_BYTES: Final = 512 * 1024
 """More than a read can bring, so that a head is never refused for the body that came with it."""
 PATH: Final = "/%:@!$&'()*+,;=~-._"
@@ -54,12 +49,8 @@ class Head:
 class Connection(asyncio.Protocol):
     """One connection; carries one request at a time."""
 
-    def __init__(self, gathering: Gathering | None = None) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._gathering = gathering or Gathering()
-        self._flowing = False
-        self._unparsed: list[bytes] = []
-        self._unparsed_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -127,24 +118,11 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def flow(self) -> None:
-        """Say that the answer has begun: from now on, until it is released, what comes may wait for that of others."""
-        if not self._flowing:
-            self._flowing = True
-            self._gathering.streams += 1
-
-    def rest(self) -> None:
-        """Say that nobody waits for this answer any more."""
-        if self._flowing:
-            self._flowing = False
-            self._gathering.streams -= 1
-
     def reusable(self) -> bool:
         """Tell whether another request can be sent: the response has ended, and both sides keep the connection."""
         return (
             self._complete
             and not self._chunks
-            and not self._unparsed
             and self._reusable
             and self._error is None
             and not self._transport.is_closing()
@@ -160,23 +138,6 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, at once or with what others get."""
-        if not self._flowing:
-            self._parse(data)
-            return
-        self._unparsed.append(data)
-        self._unparsed_bytes += len(data)
-        if self._unparsed_bytes > MOST_UNPARSED_BYTES:
-            self._catch_up()
-        elif len(self._unparsed) == 1:
-            self._gathering.put(self._catch_up)
-
-    def _catch_up(self) -> None:
-        unparsed, self._unparsed, self._unparsed_bytes = self._unparsed, [], 0
-        if unparsed:
-            self._parse(unparsed[0] if len(unparsed) == 1 else b"".join(unparsed))
-
-    def _parse(self, data: bytes) -> None:
         """Parse what has come; whatever comes unasked ends the connection."""
         if not self._awaited:
             self._fail(HttpFailed("the host spoke unasked"))
@@ -196,7 +157,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the response if this is how it ends, and fail it otherwise."""
-        self._catch_up()
         self._reusable = False
         if self._complete:
             return
@@ -312,7 +272,6 @@ class HttpHost:
             raise ValueError("an address or a header holds what none may hold")
         self._head = "\r\n".join([*lines, ""]).encode("ascii")
         self._idle: deque[Connection] = deque()
-        self._gathering = Gathering()
 
     async def connection(self, timeout_s: float) -> Connection:
         """Return a connection that nobody uses, opened within `timeout_s`; raise HttpFailed."""
@@ -324,9 +283,7 @@ class HttpHost:
             kept.close()
         try:
             async with asyncio.timeout(timeout_s):
-                _, opened = await loop.create_connection(
-                    lambda: Connection(self._gathering), self._host, self._port, ssl=self._tls
-                )
+                _, opened = await loop.create_connection(Connection, self._host, self._port, ssl=self._tls)
         except TimeoutError as error:
             raise ConnectTimedOut(type(error).__name__) from error
         except OSError as error:  # refused, unresolvable, or TLS that cannot be trusted
@@ -339,7 +296,6 @@ class HttpHost:
 
     def release(self, connection: Connection) -> None:
         """Take a connection back: one that can be used again is kept, others are closed."""
-        connection.rest()
         if not connection.reusable():
             connection.close()
             return

@@ -136,11 +136,6 @@ class _Exchange:
             raise failed(self._name, "sent more than anyone can want")
         return chunk
 
-    def flow(self) -> None:
-        """Say that the answer has begun, and what is left of it may come with what others get."""
-        assert self._connection is not None, "begin comes first"
-        self._connection.flow()
-
     async def whole(self, largest: int) -> bytes:
         """Return the rest of the body; raise Unavailable when it is larger than `largest` bytes."""
         chunks: list[bytes] = []
@@ -261,8 +256,6 @@ class OpenAIGenerator:
             while not answer.complete and await exchange.follow(reading.feed):
                 for piece in reading.taken():
                     yield piece
-                    if piece.deltas:
-                        exchange.flow()
             if not answer.complete:
                 yield Piece(usage=answer.finished())
             await exchange.drain()
