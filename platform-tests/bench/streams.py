@@ -17,10 +17,11 @@ from statistics import median
 from urllib.parse import urlsplit
 
 import uvloop
-from cores import pin_all
+from cores import OURS, pin_all
 from report import Figure
 from resources import cpu_s, family
 from stand import PACED, Stand
+from stillness import stillness
 from upstream import TOKENS_PER_S
 
 CALLERS = 200
@@ -180,7 +181,9 @@ async def _measure(stand: Stand) -> list[Figure]:
     direct = await load(stand.upstream_url, key, DIRECT_S)
     services = {name: family([stand.running.pid(name)]) for name in ("gateway", "inference")}
     used_s = {name: cpu_s(processes) for name, processes in services.items()}
-    through = await load(stand.running.url, key, MEASURED_S)
+    with stillness(*OURS) as pauses:
+        through = await load(stand.running.url, key, MEASURED_S)
+    still_ns = [length_ns for moment_ns, length_ns in pauses if through.counts(moment_ns)]
     cost_s = {name: cpu_s(processes) - used_s[name] for name, processes in services.items()}
     for what in sorted(set(through.broken))[:3]:
         print(f"  {what}")
@@ -197,6 +200,8 @@ async def _measure(stand: Stand) -> list[Figure]:
         Figure("streams, tokens lost", through.lost, "", 0, at_most=True),
         Figure("streams, tokens later than 50 ms", late, "", 0, at_most=True),
         Figure("  the same without the platform", sum(took > LATE_NS for took in direct.took_ns), ""),
+        Figure("  this core stood still for, longest", max(still_ns, default=0) / 1e6, "ms"),
+        Figure("  and in all", sum(still_ns) / 1e6, "ms"),
         Figure("streams, token late by, p50", at(through.took_ns, 0.5), "ms", baseline=at(direct.took_ns, 0.5)),
         Figure("streams, token late by, p99", at(through.took_ns, 0.99), "ms", baseline=at(direct.took_ns, 0.99)),
         Figure("streams, token late by, most", at(through.took_ns, 1.0), "ms", baseline=at(direct.took_ns, 1.0)),
