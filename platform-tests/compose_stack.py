@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +156,13 @@ def docker(*arguments: str) -> str:
 
 
 def bridge_address() -> str:
-    """Return the address of this machine that containers can reach."""
-    return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    """Return the address of this machine that containers can reach.
+
+    An engine that found its bridge there when it started tells the subnet alone; its address is the first of that.
+    """
+    (network,) = json.loads(docker("network", "inspect", "bridge"))
+    config = network["IPAM"]["Config"][0]
+    return config.get("Gateway") or str(next(ip_network(config["Subnet"]).hosts()))
 
 
 def compose_command() -> tuple[str, ...]:
