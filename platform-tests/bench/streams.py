@@ -206,7 +206,8 @@ async def _measure(stand: Stand) -> list[Figure]:
         Figure("streams, token late by, p99", at(through.took_ns, 0.99), "ms", baseline=at(direct.took_ns, 0.99)),
         Figure("streams, token late by, most", at(through.took_ns, 1.0), "ms", baseline=at(direct.took_ns, 1.0)),
         Figure("streams, added to the first token, p50", at(starts, 0.5) - at(own_starts, 0.5), "ms"),
-        Figure("streams, added to the first token, p99", median(added_ms), "ms", 5, at_most=True),
+        Figure("streams, added to the first token, p99", at(starts, 0.99) - own_ms, "ms", 5, at_most=True),
+        Figure(f"  the median of {WINDOWS} times {MEASURED_S / WINDOWS:.0f} s", median(added_ms), "ms"),
         Figure(f"  the worst of {WINDOWS} times {MEASURED_S / WINDOWS:.0f} s", added_ms[-1], "ms"),
         Figure("  first token without the platform, p99", own_ms, "ms"),
         *(
